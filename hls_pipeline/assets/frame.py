@@ -1,0 +1,67 @@
+"""What every asset of the path shares: its partitions, which upload a run means, and how a step runs inside Dagster.
+
+`run_step` holds the video for the run and turns our errors into Dagster failures with the message an operator needs. A
+new asset is a file beside this one; a new rule of the path belongs in `steps.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import dagster as dg
+
+from hls_pipeline import settings, work
+from hls_pipeline.errors import DropChanged, NotFound, PipelineError
+from hls_pipeline.metadata_store import PATH, Lease, MetadataStore
+from hls_pipeline.settings import Settings
+from hls_pipeline.uploads import Upload
+
+UPLOAD_TAG = "hls/upload_id"
+"""Run tag naming the upload; without it a run means the current revision of its partition."""
+
+videos = dg.DynamicPartitionsDefinition(name="videos")
+
+Step = Callable[[Upload, Lease, Settings], Upload]
+
+
+def run_step(context: dg.AssetExecutionContext, store: MetadataStore, step: Step, *, last: bool = False) -> Upload:
+    """The upload after `step`, superseded if its drop changed meanwhile. Raises dg.Failure with our message."""
+    config = settings.load()
+    try:
+        upload = which_upload(context, store)
+        try:
+            with work.holding(upload, holder(context), store, config, last=last) as lease:
+                return step(upload, lease, config)
+        except DropChanged as error:
+            context.log.info("%s", error)
+            return store.upload(upload.upload_id)
+    except PipelineError as error:
+        raise dg.Failure(
+            description=str(error),
+            metadata={"code": error.code, "tried again": error.retryable},
+            allow_retries=False,  # the sensor starts the upload again, with back-off
+        ) from error
+
+
+def which_upload(context: dg.AssetExecutionContext, store: MetadataStore) -> Upload:
+    """The upload that the run's tag names, else the current revision of the partition, else its newest arrival."""
+    if upload_id := context.run.tags.get(UPLOAD_TAG):
+        return store.upload(upload_id)
+    video_id = context.partition_key
+    upload = store.current_upload(video_id) or store.latest_upload(video_id)
+    if upload is None:
+        raise NotFound(f"video {video_id}: nothing of it ever arrived; drop a package into its inbox folder")
+    return upload
+
+
+def holder(context: dg.AssetExecutionContext) -> str:
+    """Who holds the video: a run that the sensor started walks the whole path, others do single steps."""
+    walks_path = context.run.tags.get("dagster/sensor_name") == "inbox"
+    return f"{PATH if walks_path else 'hand:'}{context.run.run_id}"
+
+
+def result(upload: Upload, data_version: str, **shown: Any) -> dg.MaterializeResult[None]:
+    """What the UI shows of every asset, and what this one adds."""
+    about = {"upload": upload.upload_id, "revision": upload.revision or 0, "state": str(upload.state)}
+    return dg.MaterializeResult(data_version=dg.DataVersion(data_version), metadata={**about, **shown})

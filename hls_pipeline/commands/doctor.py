@@ -1,0 +1,190 @@
+"""`hls-pipeline doctor`: is every configured service there, and fit for the work?
+
+A check asks what the pipeline itself will ask, leaves nothing behind, and raises when the answer is no; what it
+returns is shown. Add one when the pipeline comes to depend on something new.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import typer
+
+from hls_pipeline.commands.services import DataOption, JsonOption, configured, print_json
+from hls_pipeline.errors import Outage, PipelineError, ServiceError, ServiceRefused
+from hls_pipeline.settings import Settings
+
+_FREE_BYTES = 1 << 30
+_GIB = 1 << 30
+_PROBE_KEY = "_doctor"  # never becomes an object: the upload that names it is given up
+_DAGSTER = """{
+  workspaceOrError {__typename ... on Workspace {locationEntries {name locationOrLoadError {
+    __typename ... on PythonError {message}}}}}
+  instance {daemonHealth {allDaemonStatuses {daemonType required healthy}}}
+}"""
+
+
+@dataclass(frozen=True)
+class Health:
+    service: str
+    ok: bool
+    detail: str
+    advice: str = ""
+
+
+def doctor(data: DataOption = None, as_json: JsonOption = False) -> None:
+    """Check every configured service; say what is wrong and what to do. Exit 3 if anything is wrong."""
+    found: list[Health] = []
+    for health in check_all(data):
+        found.append(health)
+        if not as_json:
+            _print(health)
+    ok = all(health.ok for health in found)
+    if as_json:
+        print_json({"ok": ok, "checks": [asdict(health) for health in found]}, one_line=True)
+    if not ok:
+        raise typer.Exit(ServiceError.exit_code)
+
+
+def check_all(data: Path | None) -> Iterator[Health]:
+    """Each service in turn, as soon as it has answered."""
+    try:
+        settings = configured(data)
+    except PipelineError as error:
+        yield Health("configuration", False, str(error), "start the stack, or set the HLS_… variables")
+        return
+    for service, check, advice in _checks(settings):
+        yield _asked(service, check, advice)
+
+
+def _checks(settings: Settings) -> Iterator[tuple[str, Callable[[], str], str]]:
+    from hls_pipeline.local.data_folder import running
+
+    for bucket in (settings.s3_inbox, settings.s3_media):
+        yield (
+            f"S3 bucket {bucket}",
+            partial(_bucket, settings, bucket),
+            ("is S3 running? check HLS_S3_ENDPOINT, the keys and their rights (list, read, write, delete)"),
+        )
+    yield "IPFS configuration", partial(_nodes, settings), "check HLS_IPFS_RPC_URLS, …_GATEWAY_URLS and …_QUORUM"
+    for url in settings.ipfs_rpc_urls:
+        yield (
+            f"IPFS node {url}",
+            partial(_node, settings, url),
+            "is the node running? check HLS_IPFS_RPC_URLS and _AUTH",
+        )
+    for url in settings.ipfs_gateway_urls:
+        yield f"IPFS gateway {url}", partial(_gateway, url), "is the node running? check HLS_IPFS_GATEWAY_URLS"
+    yield (
+        "metadata store",
+        partial(_database, settings.database_url),
+        ("is the database running? check HLS_DATABASE_URL; `hls-pipeline up` brings a local one up to date"),
+    )
+    stack = running(settings.data)
+    if stack and stack["database"] == settings.database_url:
+        yield "Dagster", partial(_dagster, stack["dagster"]), f"the logs are in {settings.data / 'logs'}"
+        yield "free disk", partial(_disk, settings.data), "free some space, or give the stack another --data"
+
+
+def _asked(service: str, check: Callable[[], str], advice: str) -> Health:
+    try:
+        return Health(service, True, check())
+    except Exception as error:  # noqa: BLE001  # whatever it is, it is the finding
+        return Health(service, False, str(error) or type(error).__name__, advice)
+
+
+def _bucket(settings: Settings, bucket: str) -> str:
+    """Reads the list, and begins an upload without ending it: proof of the right to write that leaves no object."""
+    from hls_pipeline import object_store
+
+    s3 = object_store.client(settings)
+    s3.list_objects_v2(Bucket=bucket, MaxKeys=1)
+    begun = s3.create_multipart_upload(Bucket=bucket, Key=_PROBE_KEY)
+    s3.abort_multipart_upload(Bucket=bucket, Key=_PROBE_KEY, UploadId=begun["UploadId"])
+    return f"reads and writes at {settings.s3_endpoint or 'AWS'}"
+
+
+def _nodes(settings: Settings) -> str:
+    from hls_pipeline import replicas
+
+    return f"{len(replicas.connect(settings))} node(s), {settings.ipfs_quorum} must hold the content"
+
+
+def _node(settings: Settings, url: str) -> str:
+    from hls_pipeline import replicas
+    from hls_pipeline.local.kubo import MINIMUM_VERSION
+
+    node = replicas.connect(settings)[settings.ipfs_rpc_urls.index(url)]
+    version, repository = node.version(), node.repo_stat()
+    number = re.match(r"(\d+)\.(\d+)\.(\d+)", version)
+    if number and tuple(map(int, number.groups())) < MINIMUM_VERSION:
+        raise ServiceRefused(f"it is Kubo {version}; from {'.'.join(map(str, MINIMUM_VERSION))} on it is safe to use")
+    if 0 < repository.limit < repository.bytes + _FREE_BYTES:
+        raise ServiceRefused(
+            f"its repository is full: {repository.bytes / _GIB:.1f} of {repository.limit / _GIB:.1f} GiB"
+        )
+    return f"version {version}, {repository.bytes / _GIB:.2f} GiB stored"
+
+
+def _gateway(url: str) -> str:
+    from hls_pipeline.local.probes import gateway_answers
+
+    if not gateway_answers(url):
+        raise Outage("it does not serve content")
+    return "serves content"
+
+
+def _database(database_url: str) -> str:
+    """Also whether its schema is the one of this code."""
+    import sqlalchemy as sa
+    from alembic.runtime.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
+    from hls_pipeline import metadata_store
+
+    metadata_store.connect(database_url).ping()
+    wanted = ScriptDirectory(str(Path(metadata_store.__file__).parent / "migrations")).get_heads()
+    with sa.create_engine(database_url).connect() as connection:
+        found = MigrationContext.configure(connection).get_current_heads()
+    if set(found) != set(wanted):
+        raise ServiceRefused(f"its schema is {', '.join(found) or 'missing'}, this program needs {', '.join(wanted)}")
+    return f"answers, schema {', '.join(found)}"
+
+
+def _dagster(url: str) -> str:
+    from hls_pipeline.local.probes import graphql
+
+    answer = graphql(url, _DAGSTER)
+    if answer is None:
+        raise Outage(f"its web app does not answer at {url}")
+    for location in answer["workspaceOrError"].get("locationEntries", []):
+        loaded = location["locationOrLoadError"] or {}
+        if loaded.get("__typename") != "RepositoryLocation":
+            raise Outage(f"code location {location['name']} is not loaded: {loaded.get('message', 'still loading')}")
+    silent = [
+        daemon["daemonType"]
+        for daemon in answer["instance"]["daemonHealth"]["allDaemonStatuses"]
+        if daemon["required"] and not daemon["healthy"]
+    ]
+    if silent:
+        raise Outage(f"its daemon has not reported for a while: {', '.join(silent)}")
+    return f"web app, code and daemon work, {url}"
+
+
+def _disk(folder: Path) -> str:
+    free = shutil.disk_usage(folder).free
+    if free < _FREE_BYTES:
+        raise ServiceRefused(f"only {free / _GIB:.2f} GiB free in {folder}")
+    return f"{free / _GIB:.1f} GiB free in {folder}"
+
+
+def _print(health: Health) -> None:
+    mark = typer.style("✓", fg="green") if health.ok else typer.style("✗", fg="red")
+    typer.echo(f"{mark} {health.service}: {health.detail}")
+    if health.advice:
+        typer.echo(f"  → {health.advice}")

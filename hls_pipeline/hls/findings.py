@@ -1,0 +1,159 @@
+"""What was found in a package, and the report made of it.
+
+`Finding` is one broken rule at one place, `Report` all of them, `Findings` the collector that the checks write to. The
+rules themselves are in `rules.py`. Everything quoted from a package passes `shown`, because it is a stranger's text.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from hls_pipeline.errors import PackageRefused
+from hls_pipeline.hls.rules import RULES, Rule, Severity
+
+__all__ = ["RULES", "Finding", "Findings", "Report", "Rule", "Severity", "refuse", "shown"]
+
+_FOREIGN = 200
+_PER_CODE = 20
+"""A hostile playlist can break one rule 200,000 times; a reader is served by the first ones and the number."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    code: str
+    severity: Severity
+    path: str
+    line: int | None
+    message: str
+    section: str | None
+    advice: str
+    column: int | None = None
+    """First character of the place in its line, counted from 1."""
+    length: int = 0
+    excerpt: str | None = None
+    """The line itself, made safe to print; `column` and `length` fit it."""
+
+    def to_json(self) -> dict[str, Any]:
+        shape = {
+            "code": self.code,
+            "path": self.path,
+            "line": self.line,
+            "message": self.message,
+            "section": self.section,
+            "advice": self.advice,
+        }
+        return shape if self.column is None else {**shape, "column": self.column}
+
+
+@dataclass(frozen=True)
+class Report:
+    root: str | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.severity == "error")
+
+    @property
+    def warnings(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.severity == "warning")
+
+    @property
+    def accepted(self) -> bool:
+        return self.root is not None and not self.errors
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "accepted": self.accepted,
+            "root": self.root,
+            "errors": [finding.to_json() for finding in self.errors],
+            "warnings": [finding.to_json() for finding in self.warnings],
+        }
+
+
+class Findings:
+    """Collects findings; keeps at most 20 of one code for one file and counts the rest."""
+
+    def __init__(self, severities: Mapping[str, Severity] | None = None) -> None:
+        self._severities = severities or {}
+        self._kept: list[Finding] = []
+        self._seen: Counter[tuple[str, str]] = Counter()
+
+    def add(
+        self,
+        code: str,
+        path: str,
+        line: int | None,
+        message: str,
+        *,
+        severity: Severity | None = None,
+        place: tuple[str, int, int] | None = None,
+    ) -> None:
+        """`severity` is the rule's unless given; the policy wins over both. `place`: line text, start, length."""
+        rule = RULES[code]
+        self._seen[code, path] += 1
+        if self._seen[code, path] > _PER_CODE:
+            return
+        excerpt, column, length = _excerpt(*place) if place else (None, None, 0)
+        level = self._severities.get(code, severity or rule.severity)
+        self._kept.append(
+            Finding(code, level, _path(path), line, message, rule.section, rule.advice, column, length, excerpt)
+        )
+
+    def extend(self, findings: Iterable[Finding]) -> None:
+        self._kept.extend(findings)
+
+    def is_full(self, code: str, path: str, *, count: bool = True) -> bool:
+        """Whether enough of this kind were kept, before anyone words the next; that one is then only counted."""
+        full = self._seen[code, path] >= _PER_CODE
+        self._seen[code, path] += full and count
+        return full
+
+    @property
+    def failed(self) -> bool:
+        return any(finding.severity == "error" for finding in self._kept)
+
+    def result(self) -> tuple[Finding, ...]:
+        """All findings in the order they were made, each capped code followed by how many more there are."""
+        more = []
+        for (code, path), count in self._seen.items():
+            if count > _PER_CODE:
+                first = next(f for f in self._kept if (f.code, f.path) == (code, _path(path)))
+                text = f"{count - _PER_CODE} more places like the {_PER_CODE} above"
+                more.append(Finding(code, first.severity, first.path, None, text, first.section, first.advice))
+        return (*self._kept, *more)
+
+
+def refuse(code: str, path: str, message: str) -> NoReturn:
+    """Ends the reading of an archive. Raises PackageRefused with a report of this one finding."""
+    findings = Findings()
+    findings.add(code, path, None, message)
+    raise PackageRefused(f"{_path(path)}: {message} ({code})", Report(None, findings.result()))
+
+
+def shown(text: str, limit: int = _FOREIGN) -> str:
+    """A stranger's text in quotes, with everything invisible escaped, at most `limit` characters of it."""
+    cut = text if len(text) <= limit else text[:limit] + "…"
+    return "'" + _visible(cut) + "'"
+
+
+def _visible(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in text)
+
+
+def _path(path: str) -> str:
+    return _visible(path[:1000]) if len(path) > 1000 or not path.isprintable() else path
+
+
+def _excerpt(line: str, start: int, length: int) -> tuple[str, int, int]:
+    """The part of a line around a place, at most 200 characters, with the place's column (from 1) and length in it."""
+    first = max(0, start - 80) if len(line) > _FOREIGN else 0
+    text = line[first : first + _FOREIGN].replace("\t", " ")
+    before = _visible(text[: start - first])
+    inside = _visible(text[start - first : start - first + length])
+    return before + inside + _visible(text[start - first + length :]), len(before) + 1, max(1, len(inside))

@@ -1,0 +1,305 @@
+"""From the files of a package to its playlists: which there are, which is the root, what they reach, in what order.
+
+`Library` reads and remembers documents, `find_root` chooses, `Walk` goes depth first from the root and keeps the order
+in which files are mentioned. Rules about single playlists are elsewhere; those about who refers to whom are here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from hls_pipeline.hls.content_types import CONTENT_TYPES, FORBIDDEN, IMAGES, PLAYLISTS, extension
+from hls_pipeline.hls.findings import Findings, refuse, shown
+from hls_pipeline.hls.model import Playlist, Reference, SideFile
+from hls_pipeline.hls.paths import is_junk
+from hls_pipeline.hls.policy import Policy
+from hls_pipeline.hls.reader import Context
+from hls_pipeline.hls.reading import parse
+from hls_pipeline.hls.side_files import SideKind, names_images, parse_side_file
+from hls_pipeline.hls.sources import Source
+from hls_pipeline.hls.text import looks_like_playlist
+
+_PLAYLIST_KINDS = frozenset({"playlist", "asset", "rendition_report"})
+_SIDE_KINDS: Mapping[str, SideKind] = {
+    "asset_list": "asset_list",
+    "session_data": "chapters",
+    "daterange_resource": "chapters",
+    "steering": "chapters",
+}
+Document = Playlist | SideFile
+_Steps: TypeAlias = "Iterator[_Steps]"
+"""What is left to follow in a document; each item is what is left in a document that it refers to."""
+
+
+@dataclass(frozen=True)
+class _Read:
+    playlist: Playlist | None
+    findings: Findings
+    imports: bool
+    """Whether it takes variables from its parent, and so reads differently under another one."""
+
+
+class Library:
+    """The documents of a package, each read at most once under one parent."""
+
+    def __init__(self, source: Source, sizes: Mapping[str, int], policy: Policy) -> None:
+        self.sizes = sizes
+        self.policy = policy
+        self._source = source
+        self._data: dict[str, bytes] = {}
+        self._read: dict[str, _Read] = {}
+        self._sides: dict[str, tuple[SideFile | None, Findings]] = {}
+        self._heads: dict[str, bytes] = {}
+        self._references = 0
+        self._bytes = 0
+        self._has_images = any(extension(path) in IMAGES for path in sizes)
+
+    def read_bytes(self, path: str, limit: int) -> bytes:
+        return b"".join(self._source.read(path, limit + 1))
+
+    def head(self, path: str) -> bytes:
+        if path not in self._heads:
+            self._heads[path] = self._data[path][:256] if path in self._data else self.read_bytes(path, 255)
+        return self._heads[path]
+
+    def is_playlist(self, path: str, look: bool = True) -> bool:
+        """By its name, or by its first bytes (`look`): a playlist may be called anything."""
+        if extension(path) in PLAYLISTS:
+            return True
+        return look and looks_like_playlist(self.head(path))
+
+    def playlist(self, path: str, imports: Mapping[str, str] | None = None) -> _Read:
+        known = self._read.get(path)
+        if known is not None and not (known.imports and imports):
+            return known
+        if path not in self._data:
+            self._data[path] = self._playlist_bytes(path)
+        data = self._data[path]
+        findings = Findings(self.policy.severities)
+        playlist = parse(Context(path, self.sizes, self.policy, findings, imports or {}), data)
+        if known is None and playlist is not None:
+            self._references += len(playlist.references)
+        if self._references > 5 * self.policy.limits.references:
+            findings.add("HLS_TOO_LARGE", path, None, "the playlists of the package have too many references")
+            playlist = None
+        self._read[path] = _Read(playlist, findings, b"IMPORT=" in data)
+        return self._read[path]
+
+    def _playlist_bytes(self, path: str) -> bytes:
+        limit = self.policy.limits.playlist_size
+        data = self.read_bytes(path, limit)
+        self._bytes += len(data)
+        if self._bytes > 10 * limit:
+            refuse("HLS_TOO_LARGE", path, f"the playlists of the package have more than {10 * limit:,} bytes")
+        return data
+
+    def side_file(self, path: str, kind: str) -> tuple[SideFile | None, Findings]:
+        """The side file at `path` if a reference of this kind leads to one that is understood."""
+        if path not in self._sides:
+            findings = Findings(self.policy.severities)
+            side = self._side_kind(path, kind)
+            context = Context(path, self.sizes, self.policy, findings)
+            limit = self.policy.limits.side_file_size
+            read = parse_side_file(context, self.read_bytes(path, limit), side) if side else None
+            self._sides[path] = (read if read and read.references else None), findings
+        return self._sides[path]
+
+    def _side_kind(self, path: str, kind: str) -> SideKind | None:
+        if kind in _SIDE_KINDS:
+            return _SIDE_KINDS[kind]
+        # WebVTT by the thousand need not be read when there is no picture they could name.
+        subtitle = extension(path) in (".vtt", ".webvtt") and kind in ("segment", "raw_data")
+        small = self.sizes[path] <= self.policy.limits.side_file_size
+        if subtitle and self._has_images and small:
+            return "thumbnails" if names_images(self.read_bytes(path, self.policy.limits.side_file_size)) else None
+        return None
+
+
+def find_root(library: Library, named: str | None, findings: Findings) -> str | None:
+    """The root playlist: the one that is named, else the only one that no other refers to."""
+    if named is not None:
+        if named in library.sizes:
+            return named
+        findings.add("PKG_NO_PLAYLIST", "", None, f"the playlist {shown(named)} is not in the package")
+        return None
+    candidates = [path for path in library.sizes if extension(path) in PLAYLISTS and not is_junk(path)]
+    if len(candidates) > library.policy.limits.playlists:
+        findings.add("PKG_TOO_MANY_FILES", "", None, f"{len(candidates):,} playlists are too many")
+        return None
+    candidates += _unnamed_playlists(library, candidates)
+    if not candidates:
+        findings.add("PKG_NO_PLAYLIST", "", None, "no file of the package is a playlist")
+        return None
+    return _only_root(library, sorted(candidates), findings)
+
+
+def _unnamed_playlists(library: Library, named: list[str]) -> list[str]:
+    """Playlists that only their first bytes give away. Files that playlists name as media need no look."""
+    mentioned = {path for playlist in named for path in _targets(library, playlist)}
+    strange = (
+        path
+        for path in library.sizes
+        if extension(path) not in CONTENT_TYPES
+        and extension(path) not in FORBIDDEN
+        and path not in mentioned
+        and not is_junk(path)
+    )
+    return [path for path in strange if library.sizes[path] and library.is_playlist(path)]
+
+
+def _targets(library: Library, path: str) -> Iterator[str]:
+    playlist = library.playlist(path).playlist
+    return (r.target for r in playlist.references if r.target) if playlist else iter(())
+
+
+def _only_root(library: Library, candidates: list[str], findings: Findings) -> str | None:
+    children = {child for path in candidates for child in _children(library, path) if child != path}
+    roots = [path for path in candidates if path not in children]
+    unreadable = [path for path in roots if library.playlist(path).playlist is None]
+    if len(roots) == 1:
+        return roots[0]
+    if not roots:  # circles only: any of them shows the circle
+        return next((p for p in candidates if _is_multivariant(library, p)), candidates[0])
+    if unreadable:  # one of these may be the root; what it refers to cannot be known
+        for path in unreadable:
+            findings.extend(library.playlist(path).findings.result())
+        return None
+    names = ", ".join(shown(path, 60) for path in roots[:5]) + (" …" if len(roots) > 5 else "")
+    findings.add("PKG_ROOT_AMBIGUOUS", "", None, f"{len(roots)} playlists are named by no other: {names}")
+    return None
+
+
+def _is_multivariant(library: Library, path: str) -> bool:
+    playlist = library.playlist(path).playlist
+    return playlist is not None and playlist.kind == "multivariant"
+
+
+def _children(library: Library, path: str) -> Iterator[str]:
+    """The playlists that a playlist refers to, through asset lists too, rendition reports aside."""
+    playlist = library.playlist(path).playlist
+    for reference in playlist.references if playlist else ():
+        target = reference.target
+        if target is None or reference.kind == "rendition_report":
+            continue
+        if reference.kind in ("playlist", "asset", "daterange_resource"):
+            yield target
+        elif reference.kind == "asset_list":
+            side, _ = library.side_file(target, reference.kind)
+            yield from (r.target for r in side.references if r.target) if side else ()
+
+
+@dataclass(frozen=True)
+class Mention:
+    """One reference to a file that is not a playlist, with the document it stands in."""
+
+    document: Document
+    reference: Reference
+
+
+class Walk:
+    """Depth first from the root. Afterwards `playlists`, `side_files`, `mentions` and `order` are complete."""
+
+    def __init__(self, library: Library, findings: Findings, metadata: str | None) -> None:
+        self.library = library
+        self.findings = findings
+        self._metadata = metadata
+        self.playlists: dict[str, Playlist] = {}
+        self.side_files: dict[str, SideFile] = {}
+        self.mentions: dict[str, list[Mention]] = {}
+        """File → its references, in the order of first mention."""
+        self.order: list[str] = []
+        """Playlists and side files, leaves first."""
+        self._open: dict[str, None] = {}
+        self._entered: set[str] = set()
+        self._siblings: dict[str, Document] = {}
+
+    def run(self, root: str) -> None:
+        self._follow(self._enter_playlist(root, {}))
+        for path, document in self._siblings.items():  # known from rendition reports alone
+            if path not in self._entered:
+                self._follow(self._enter_playlist(path, self._imports(document)))
+
+    def _follow(self, steps: _Steps) -> None:
+        stack = [steps]
+        while stack:
+            child = next(stack[-1], None)
+            if child is None:
+                stack.pop()
+                path, _ = self._open.popitem()
+                if path in self.playlists or path in self.side_files:
+                    self.order.append(path)
+            else:
+                stack.append(child)
+
+    def _enter_playlist(self, path: str, imports: Mapping[str, str]) -> _Steps:
+        read = self.library.playlist(path, imports)
+        self.findings.extend(read.findings.result())
+        self._open[path] = None
+        self._entered.add(path)
+        if read.playlist is None:
+            return iter(())
+        self.playlists[path] = read.playlist
+        return self._children(read.playlist)
+
+    def _children(self, document: Document) -> _Steps:
+        for reference in document.references:
+            target = reference.target
+            if target is None:
+                continue
+            if self._leads_to_playlist(document, reference, target):
+                if self._may_follow(document, reference, target):
+                    yield self._enter_playlist(target, self._imports(document))
+            elif target in self.playlists or self.library.is_playlist(target, look=False):
+                self._mismatch(document, reference, f"{shown(target)} is a playlist")
+            else:
+                yield from self._mention(document, reference, target)
+
+    def _imports(self, document: Document) -> Mapping[str, str]:
+        return document.variables if isinstance(document, Playlist) else {}
+
+    def _leads_to_playlist(self, document: Document, reference: Reference, target: str) -> bool:
+        if reference.kind == "daterange_resource":
+            return self.library.is_playlist(target)
+        if reference.kind not in _PLAYLIST_KINDS:
+            return False
+        if self.library.is_playlist(target):
+            return True
+        self._mismatch(document, reference, f"{shown(target)} is no playlist")
+        return False
+
+    def _may_follow(self, document: Document, reference: Reference, target: str) -> bool:
+        """Whether `target` is to be entered now; reports circles and multivariant playlists inside each other."""
+        if reference.kind == "rendition_report":
+            self._siblings.setdefault(target, document)
+            return False
+        if target in self._open:
+            self._at("HLS_CYCLE", document, reference, f"{shown(target)} leads back to itself")
+            return False
+        nested = reference.kind == "playlist" and _is_multivariant(self.library, target)
+        if nested:
+            self._at("HLS_NESTED_MULTIVARIANT", document, reference, f"{shown(target)} is a multivariant playlist")
+        return not nested and target not in self._entered
+
+    def _mention(self, document: Document, reference: Reference, target: str) -> _Steps:
+        if reference.kind in _PLAYLIST_KINDS:
+            return  # a mismatch, reported already
+        if target == self._metadata:
+            self._mismatch(document, reference, "metadata.json is never published")
+            return
+        first = target not in self.mentions
+        self.mentions.setdefault(target, []).append(Mention(document, reference))
+        if first:
+            side, findings = self.library.side_file(target, reference.kind)
+            self.findings.extend(findings.result())
+            if side is not None:
+                self._open[target] = None
+                self.side_files[target] = side
+                yield self._children(side)
+
+    def _mismatch(self, document: Document, reference: Reference, message: str) -> None:
+        self._at("URI_KIND_MISMATCH", document, reference, message)
+
+    def _at(self, code: str, document: Document, reference: Reference, message: str) -> None:
+        self.findings.add(code, document.path, reference.line, message)

@@ -1,0 +1,198 @@
+"""Looking at media bytes while they stream past (level L4): containers, signs of the wrong file, time stamps.
+
+`MediaProbe` is an observer: whoever hashes or copies a file feeds it the same chunks, so that nothing is read twice. It
+holds a few bytes, never a file. What MP4 boxes say is in `mp4.py`; sizes are judged before, in `package.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from hls_pipeline.hls.findings import Finding, Findings, shown
+from hls_pipeline.hls.model import ByteRange
+from hls_pipeline.hls.mp4 import BoxReader, looks_like_mp4
+from hls_pipeline.hls.policy import Policy
+from hls_pipeline.hls.text import looks_like_playlist
+
+_HEAD = 4096
+_PACKET = 188
+_ACTIVE = re.compile(
+    rb"<!doctype html|<html|<head|<body|<script|<svg|<iframe|<\?xml[^>]*>\s*<(?:\w+:)?(?:html|svg)|#!|MZ|\x7fELF",
+    re.IGNORECASE,
+)
+_MEDIA_ROLES = frozenset({"segment", "part", "hint", "init"})
+_IMAGE = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF")
+_ID3_STAMP = b"com.apple.streaming.transportStreamTimestamp"
+
+
+@dataclass(frozen=True)
+class Uses:
+    """How the playlists use one file, as far as its bytes have to answer for it."""
+
+    roles: frozenset[str]
+    hidden: bool = False
+    """Encrypted as a whole: the container cannot be seen."""
+    iframes: bool = False
+    images: bool = False
+    unmapped: bool = False
+    """Used as a segment without EXT-X-MAP."""
+    segmented: bool = False
+    """One of several segments of its playlist."""
+    init_ranges: tuple[ByteRange, ...] = ()
+    """Parts used as initialization section; empty: the whole file."""
+
+
+class MediaProbe:
+    """`feed` every chunk of the file in order, then ask for `findings` once."""
+
+    def __init__(self, path: str, uses: Uses, policy: Policy) -> None:
+        self._path = path
+        self._uses = uses
+        self._found = Findings(policy.severities)
+        self._head = b""
+        self._size = 0
+        self._format: str | None = None
+        self._ts_broken: int | None = None
+        self._boxes: BoxReader | None = None
+
+    def feed(self, chunk: bytes) -> None:
+        if self._format is not None:
+            self._pass(chunk)
+            return
+        self._head += chunk
+        if len(self._head) >= _HEAD:
+            self._begin()
+
+    def _begin(self) -> None:
+        """Once the head is there (or the whole of a shorter file): from here on the format is known."""
+        first, self._head = self._head, self._head[:_HEAD]
+        self._format = "hidden" if self._uses.hidden else sniff(first)
+        if self._format == "mp4":
+            self._boxes = BoxReader()
+        self._pass(first)
+
+    def _pass(self, chunk: bytes) -> None:
+        start, self._size = self._size, self._size + len(chunk)
+        if self._boxes is not None:
+            self._boxes.feed(chunk)
+        elif self._format == "ts" and self._ts_broken is None:
+            first = -start % _PACKET
+            syncs = chunk[first::_PACKET]
+            if syncs.count(0x47) != len(syncs):
+                wrong = next(i for i, byte in enumerate(syncs) if byte != 0x47)
+                self._ts_broken = start + first + wrong * _PACKET
+
+    @property
+    def format(self) -> str:
+        """ts, mp4, vtt, aac, mp3, ac3, ac4, image, playlist, hidden, or '' for anything else."""
+        return self._format or ""
+
+    def findings(self) -> tuple[Finding, ...]:
+        if self._format is None:
+            self._begin()
+        if self._size:
+            self._judge()
+        return self._found.result()
+
+    def _add(self, code: str, message: str, *, mild: bool = False) -> None:
+        self._found.add(code, self._path, None, message, severity="warning" if mild else None)
+
+    def _judge(self) -> None:
+        media = bool(self._uses.roles & _MEDIA_ROLES)
+        if self._format == "playlist":
+            self._add("URI_KIND_MISMATCH", "the file is a playlist")
+        elif _ACTIVE.match(self._head.lstrip(b"\xef\xbb\xbf \t\r\n")):
+            code = "MEDIA_UNKNOWN_TYPE" if media else "PKG_FORBIDDEN_TYPE"
+            self._add(code, f"the file begins with {shown(self._head[:60].decode('utf-8', 'replace'))}")
+        elif media and self._format != "hidden":
+            self._judge_media()
+
+    def _judge_media(self) -> None:
+        if self._format == "ts":
+            self._judge_ts()
+        elif self._format == "mp4":
+            self._judge_mp4()
+        elif self._format == "vtt":
+            self._judge_vtt()
+        elif self._format in ("aac", "mp3", "ac3", "ac4"):
+            if self._uses.segmented and "segment" in self._uses.roles and _ID3_STAMP not in self._head:
+                self._add("MEDIA_NO_TIMESTAMP", "packed audio without the ID3 time stamp of HLS")
+        elif self._format != "image" or not self._uses.images:
+            begin = shown(self._head[:24].decode("latin-1"))
+            self._add("MEDIA_UNKNOWN_TYPE", f"the file is no media that HLS knows; it begins with {begin}")
+
+    def _judge_ts(self) -> None:
+        if self._ts_broken is not None:
+            self._add("MEDIA_TS_SYNC", f"there is no packet at byte {self._ts_broken:,}")
+        elif self._size % _PACKET:
+            self._add("MEDIA_TS_LENGTH", f"{self._size % _PACKET} bytes are left over after the last packet")
+
+    def _judge_mp4(self) -> None:
+        assert self._boxes is not None
+        boxes = self._boxes
+        fault = boxes.fault(self._size)
+        if fault:
+            self._add("MEDIA_MP4_BOX", fault, mild=self._uses.iframes)
+        if "init" in self._uses.roles:
+            self._judge_init(boxes)
+        if not self._uses.roles & {"segment", "part"} or fault:
+            return
+        if self._uses.unmapped and not self._uses.images:
+            own = boxes.has("moov")
+            what = "each segment brings its own moov" if own else "nothing says how to decode it"
+            self._add("HLS_MAP_REQUIRED", f"an MP4 segment without EXT-X-MAP: {what}", mild=own)
+        if not boxes.has("moof") and not self._uses.unmapped and "init" not in self._uses.roles:
+            self._add("MEDIA_NO_MOOF", "the segment holds no movie fragment")
+
+    def _judge_init(self, boxes: BoxReader) -> None:
+        for part in self._uses.init_ranges or (ByteRange(self._size, 0),):
+            if not boxes.has("moov", part):
+                self._add("MEDIA_INIT_INVALID", "the initialization section has no moov box")
+            elif not boxes.has("ftyp", part):
+                self._add("MEDIA_INIT_INVALID", "the initialization section has no ftyp box", mild=True)
+
+    def _judge_vtt(self) -> None:
+        header = re.split(rb"\r?\n\r?\n", self._head, maxsplit=1)[0]
+        if self._uses.segmented and b"X-TIMESTAMP-MAP" not in header:
+            self._add("MEDIA_NO_TIMESTAMP", "WebVTT without X-TIMESTAMP-MAP: cues may be shown at the wrong time")
+
+
+def sniff(head: bytes) -> str:
+    """The format that the first bytes of a file show; '' for nothing that HLS knows."""
+    if looks_like_playlist(head):
+        return "playlist"
+    if _is_ts(head):
+        return "ts"
+    if looks_like_mp4(head):
+        return "mp4"
+    if head.removeprefix(b"\xef\xbb\xbf")[:6] == b"WEBVTT":
+        return "vtt" if re.match(rb"WEBVTT(?:[ \t\r\n]|$)", head.removeprefix(b"\xef\xbb\xbf")) else ""
+    if head.startswith(_IMAGE):
+        return "image"
+    return _sniff_audio(head)
+
+
+def _is_ts(head: bytes) -> bool:
+    return head[:1] == b"\x47" and (
+        len(head) <= _PACKET or head[_PACKET] == 0x47 or head[2 * _PACKET : 2 * _PACKET + 1] == b"\x47"
+    )
+
+
+def _sniff_audio(head: bytes) -> str:
+    after_tag = head
+    if head.startswith(b"ID3") and len(head) >= 10:
+        size = head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]
+        after_tag = head[10 + size :]
+        if len(after_tag) < 2:
+            return "aac"  # a tag longer than what is looked at, or nothing but a tag
+    if len(after_tag) < 2:
+        return ""
+    word = after_tag[0] << 8 | after_tag[1]
+    if word & 0xFFF6 == 0xFFF0:
+        return "aac"
+    if word & 0xFFE0 == 0xFFE0 and word & 0x0006:
+        return "mp3"
+    if word == 0x0B77:
+        return "ac3"
+    return "ac4" if word in (0xAC40, 0xAC41) else ""

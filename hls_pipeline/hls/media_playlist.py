@@ -1,0 +1,301 @@
+"""The rules of media playlists: segments, byte ranges, keys, and what a finished stream must and must not hold (L2).
+
+Sections are those of RFC 8216 unless a draft is named. Rules that compare playlists are in `graph.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import ClassVar, NamedTuple
+
+from hls_pipeline.hls.findings import shown
+from hls_pipeline.hls.model import ByteRange, Playlist, PlaylistKind, Segment
+from hls_pipeline.hls.reader import Context, PlaylistReader, integer
+from hls_pipeline.hls.tokens import Token
+
+MEDIA_TAGS = frozenset({
+    "EXTINF", "EXT-X-BYTERANGE", "EXT-X-DISCONTINUITY", "EXT-X-KEY", "EXT-X-MAP", "EXT-X-PROGRAM-DATE-TIME",
+    "EXT-X-GAP", "EXT-X-BITRATE", "EXT-X-PART", "EXT-X-TARGETDURATION", "EXT-X-MEDIA-SEQUENCE",
+    "EXT-X-DISCONTINUITY-SEQUENCE", "EXT-X-ENDLIST", "EXT-X-PLAYLIST-TYPE", "EXT-X-I-FRAMES-ONLY",
+    "EXT-X-IMAGES-ONLY", "EXT-X-PART-INF", "EXT-X-SERVER-CONTROL", "EXT-X-SKIP", "EXT-X-PRELOAD-HINT",
+    "EXT-X-RENDITION-REPORT", "EXT-X-ALLOW-CACHE", "EXT-X-DATERANGE", "EXT-X-TILES",
+})  # fmt: skip
+
+_ONCE = frozenset({
+    "EXT-X-TARGETDURATION", "EXT-X-MEDIA-SEQUENCE", "EXT-X-DISCONTINUITY-SEQUENCE", "EXT-X-ENDLIST",
+    "EXT-X-PLAYLIST-TYPE", "EXT-X-I-FRAMES-ONLY", "EXT-X-PART-INF", "EXT-X-SERVER-CONTROL",
+})  # fmt: skip
+_LIVE = (
+    "EXT-X-PART",
+    "EXT-X-PART-INF",
+    "EXT-X-SERVER-CONTROL",
+    "EXT-X-PRELOAD-HINT",
+    "EXT-X-RENDITION-REPORT",
+    "EXT-X-SKIP",
+)
+_DURATION = re.compile(r"[0-9]{1,20}(?:\.[0-9]{0,30})?|\.[0-9]{1,30}")
+_DATE = re.compile(r"\d{4}-?\d\d-?\d\d[Tt ]\d\d:?\d\d(:?\d\d([.,]\d+)?)?([Zz]|[+-]\d\d(:?\d\d)?)?", re.ASCII)
+_IV = re.compile(r"0[xX][0-9A-Fa-f]{1,32}")
+_HIDING = ("AES-128", "AES-256")
+"""Methods that encrypt the whole segment, container included (AES-256, AES-256-CTR, AES-256-GCM begin alike)."""
+_METHODS = frozenset(
+    {"NONE", "AES-128", "SAMPLE-AES", "SAMPLE-AES-CTR", "SAMPLE-AES-CENC", "AES-256", "AES-256-CTR", "AES-256-GCM"}
+)
+
+
+class _Extinf(NamedTuple):
+    token: Token
+    duration: Decimal | None
+
+
+class _Key(NamedTuple):
+    method: str
+    has_iv: bool
+
+
+class MediaReader(PlaylistReader):
+    once = PlaylistReader.once | _ONCE
+    required: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        **PlaylistReader.required,
+        "EXT-X-KEY": ("METHOD",),
+        "EXT-X-MAP": ("URI",),
+        "EXT-X-PART": ("URI", "DURATION"),
+        "EXT-X-PRELOAD-HINT": ("TYPE", "URI"),
+        "EXT-X-RENDITION-REPORT": ("URI",),
+        "EXT-X-DATERANGE": ("ID",),
+    }
+
+    def __init__(self, context: Context, text: str) -> None:
+        super().__init__(context, text)
+        self.segments: list[Segment] = []
+        self.kind: PlaylistKind = "media"
+        self.target_duration: int | None = None
+        self.playlist_type: str | None = None
+        self._extinf: _Extinf | None = None
+        self._range: tuple[Token, int, int | None] | None = None
+        self._gap = False
+        self._keys: dict[str, _Key] = {}
+        self._cipher: str | None = None
+        self._mapped = False
+        self._map_token: Token | None = None
+        self._previous: tuple[str, int] | None = None
+        self._dateranges: list[Token] = []
+        self._live: dict[str, Token] = {}
+        self.handlers |= {
+            "": self.on_uri,
+            "EXTINF": self.on_extinf,
+            "EXT-X-BYTERANGE": self.on_byterange,
+            "EXT-X-GAP": self.on_gap,
+            "EXT-X-KEY": self.on_key,
+            "EXT-X-MAP": self.on_map,
+            "EXT-X-TARGETDURATION": self.on_target_duration,
+            "EXT-X-MEDIA-SEQUENCE": self.on_number,
+            "EXT-X-DISCONTINUITY-SEQUENCE": self.on_number,
+            "EXT-X-PLAYLIST-TYPE": self.on_playlist_type,
+            "EXT-X-I-FRAMES-ONLY": self.on_iframes_only,
+            "EXT-X-IMAGES-ONLY": self.on_images_only,
+            "EXT-X-PROGRAM-DATE-TIME": self.on_date,
+            "EXT-X-ENDLIST": self.on_endlist,
+            "EXT-X-DATERANGE": self.on_daterange,
+            "EXT-X-SKIP": self.on_skip,
+            **dict.fromkeys(("EXT-X-PART", "EXT-X-PRELOAD-HINT", "EXT-X-RENDITION-REPORT"), self.on_live_reference),
+            **dict.fromkeys(("EXT-X-PART-INF", "EXT-X-SERVER-CONTROL"), self.on_live),
+        }
+
+    def playlist(self, data: bytes) -> Playlist:
+        return Playlist(
+            self.context.path,
+            data,
+            self.kind,
+            tuple(self.references),
+            sum((segment.duration for segment in self.segments), Decimal(0)),
+            tuple(self.segments),
+            target_duration=self.target_duration,
+            playlist_type=self.playlist_type,
+            variables=self.variables,
+        )
+
+    # segments
+
+    def on_extinf(self, token: Token) -> None:
+        if self._extinf is not None:
+            self._without_uri(self._extinf)
+        value, comma, _ = token.value.partition(",")
+        stripped = value.strip(" \t")
+        if stripped != value:
+            self.add("HLS_WHITESPACE", token, "blanks around the duration")
+        if not comma:
+            self.add("HLS_EXTINF_NO_COMMA", token, "EXTINF has no comma")
+        duration = None
+        if _DURATION.fullmatch(stripped):
+            duration = Decimal(stripped)
+            if "." in stripped:
+                self.need(3, "EXTINF with a fraction", token)
+            if not duration:
+                self.add("HLS_ZERO_DURATION", token, "the segment lasts 0 seconds")
+        else:
+            self.add("HLS_BAD_EXTINF", token, f"{shown(stripped)} is no duration", (8, max(1, len(value))))
+        self._extinf = _Extinf(token, duration)
+
+    def on_uri(self, token: Token) -> None:
+        extinf, self._extinf = self._extinf, None
+        byterange = self._take_range(token)
+        gap, self._gap = self._gap, False
+        if extinf is None:
+            self.add("HLS_MISSING_EXTINF", token, f"{shown(token.value)} has no EXTINF")
+        self.refer(token, byterange=byterange, cipher=self._cipher, mapped=self._mapped, gap=gap)
+        if extinf is not None and extinf.duration is not None:
+            self.segments.append(Segment(extinf.token.line, extinf.duration, self.references[-1]))
+
+    def _without_uri(self, extinf: _Extinf) -> None:
+        self.add("HLS_SEGMENT_WITHOUT_URI", extinf.token, "no URI follows this EXTINF")
+
+    def on_byterange(self, token: Token) -> None:
+        self.need(4, "EXT-X-BYTERANGE", token)
+        if self._range is not None:
+            self.add("HLS_DUPLICATE_TAG", token, "a second EXT-X-BYTERANGE for one segment")
+        parsed = self.parse_byterange(token, self.plain_value(token))
+        self._range = (token, *parsed) if parsed else None
+
+    def _take_range(self, uri: Token) -> ByteRange | None:
+        """The range of this URI. Without offset it continues that of the segment before, if the file is the same."""
+        pending, self._range = self._range, None
+        previous, self._previous = self._previous, None
+        if pending is None:
+            return None
+        token, length, offset = pending
+        if offset is None:
+            if previous is None or previous[0] != uri.value:
+                self.add("HLS_BYTERANGE_NO_OFFSET", token, f"no range of {shown(uri.value)} comes right before")
+                return None
+            offset = previous[1]
+        self._previous = (uri.value, offset + length)
+        return ByteRange(length, offset)
+
+    def on_gap(self, token: Token) -> None:
+        self._gap = True
+
+    def on_key(self, token: Token) -> None:
+        values = self.values(token)
+        method, keyformat = values.get("METHOD", ""), values.get("KEYFORMAT", "identity")
+        if method and method not in _METHODS:
+            self.add("HLS_BAD_ATTR_VALUE", token, f"METHOD {shown(method)} is not known")
+        if method == "NONE":
+            if len(values) > 1:
+                self.add("HLS_KEY_NONE_ATTRS", token, "METHOD=NONE allows no other attribute")
+            self._keys.clear()
+        else:
+            if "URI" not in values:
+                self.missing(token, "EXT-X-KEY has no URI")
+            self._check_key_attributes(token, values)
+            self._keys[keyformat] = _Key(method, "IV" in values)
+        self._cipher = next((k.method for k in self._keys.values() if k.method.startswith(_HIDING)), None)
+        self.refer(token, cipher=method)
+
+    def _check_key_attributes(self, token: Token, values: dict[str, str]) -> None:
+        if "IV" in values:
+            self.need(2, "IV", token)
+            if not _IV.fullmatch(values["IV"]):
+                self.add("HLS_BAD_ATTR_VALUE", token, f"IV {shown(values['IV'])} is no hexadecimal number of 128 bits")
+        if "KEYFORMAT" in values or "KEYFORMATVERSIONS" in values:
+            self.need(5, "KEYFORMAT", token)
+
+    def on_map(self, token: Token) -> None:
+        self._mapped = True
+        self._map_token = self._map_token or token
+        values = self.values(token)
+        byterange = None
+        if "BYTERANGE" in values:
+            parsed = self.parse_byterange(token, values["BYTERANGE"])
+            byterange = ByteRange(parsed[0], parsed[1] or 0) if parsed else None
+        if any(key.method == "AES-128" and not key.has_iv for key in self._keys.values()):
+            self.add("HLS_MAP_IV_MISSING", token, "this EXT-X-MAP is encrypted by an EXT-X-KEY without IV")
+        self.refer(token, byterange=byterange, cipher=self._cipher)
+
+    # the playlist as a whole
+
+    def on_target_duration(self, token: Token) -> None:
+        value = self.plain_value(token)
+        self.target_duration = integer(value) or None
+        if self.target_duration is None:
+            self.add("HLS_BAD_TARGETDURATION", token, f"{shown(value)} is no whole number of seconds")
+
+    def on_number(self, token: Token) -> None:
+        value = self.plain_value(token)
+        if integer(value) is None:
+            self.add("HLS_BAD_NUMBER", token, f"{shown(value)} is no decimal integer")
+
+    def on_playlist_type(self, token: Token) -> None:
+        self.playlist_type = self.plain_value(token)
+        if self.playlist_type not in ("EVENT", "VOD"):
+            self.add("HLS_BAD_PLAYLIST_TYPE", token, f"{shown(self.playlist_type)} is neither EVENT nor VOD")
+
+    def on_iframes_only(self, token: Token) -> None:
+        self.need(4, "EXT-X-I-FRAMES-ONLY", token)
+        self.kind = "iframe"
+
+    def on_images_only(self, token: Token) -> None:
+        self.kind = "image"
+
+    def on_endlist(self, token: Token) -> None:
+        if token.value.strip(" \t\r"):
+            self.add("HLS_BAD_ATTR_VALUE", token, "EXT-X-ENDLIST has no value")
+
+    def on_date(self, token: Token) -> None:
+        self.seen.setdefault(token.tag, token.line)
+        value = self.plain_value(token)
+        if not _DATE.fullmatch(value):
+            self.add("HLS_BAD_DATE", token, f"{shown(value)} is no date and time")
+
+    def on_daterange(self, token: Token) -> None:
+        self._dateranges.append(token)
+        for name in ("START-DATE", "END-DATE"):
+            if name in token.attributes and not _DATE.fullmatch(token.attributes[name].value):
+                self.add("HLS_BAD_DATE", token, f"{name} {shown(token.attributes[name].value)} is no date and time")
+        self.refer(token)
+
+    def on_skip(self, token: Token) -> None:
+        self.add("HLS_DELTA_UPDATE", token, "EXT-X-SKIP leaves segments out")
+        self.on_live(token)
+
+    def on_live(self, token: Token) -> None:
+        self._live.setdefault(token.tag, token)
+
+    def on_live_reference(self, token: Token) -> None:
+        self.on_live(token)
+        values = self.values(token)
+        byterange = None
+        if "BYTERANGE" in values:
+            parsed = self.parse_byterange(token, values["BYTERANGE"])
+            byterange = ByteRange(*parsed) if parsed and parsed[1] is not None else None  # type: ignore[arg-type]
+        self.refer(token, byterange=byterange, cipher=self._cipher, mapped=self._mapped, gap=values.get("GAP") == "YES")
+
+    def finish(self) -> None:
+        findings, path = self.context.findings, self.context.path
+        if self._extinf is not None:
+            self._without_uri(self._extinf)
+        if "EXT-X-TARGETDURATION" not in self.seen:
+            findings.add("HLS_NO_TARGETDURATION", path, None, "there is no EXT-X-TARGETDURATION")
+        if "EXT-X-ENDLIST" not in self.seen:
+            findings.add("HLS_NO_ENDLIST", path, None, "there is no EXT-X-ENDLIST: the stream is live or cut off")
+        if not any(reference.kind == "segment" for reference in self.references):
+            findings.add("HLS_EMPTY_MEDIA", path, None, "the playlist has no segment")
+        if self._map_token is not None:
+            self.need(5 if self.kind == "iframe" else 6, "EXT-X-MAP", self._map_token)
+        for tag in _LIVE:
+            if tag in self._live:
+                self.add("HLS_LIVE_TAG", self._live[tag], f"{tag} means nothing in a finished stream")
+        for token in self._dateranges if "EXT-X-PROGRAM-DATE-TIME" not in self.seen else ():
+            self.add("HLS_DATERANGE_NO_DATE", token, "no EXT-X-PROGRAM-DATE-TIME says where this date is")
+        self._check_durations()
+
+    def _check_durations(self) -> None:
+        if self.target_duration is None:
+            return
+        most = self.target_duration + Decimal("0.5")
+        for segment in self.segments:
+            if segment.duration > most:
+                text = f"the segment lasts {segment.duration} s, EXT-X-TARGETDURATION is {self.target_duration}"
+                self.context.findings.add("HLS_TARGETDURATION_EXCEEDED", self.context.path, segment.line, text)

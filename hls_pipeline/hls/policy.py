@@ -1,0 +1,77 @@
+"""What an installation allows: limits, severities, and what happens to keys.
+
+One frozen `Policy` goes to every check. Add a field when two installations may rightly want different things.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+from urllib.parse import quote
+
+from hls_pipeline.errors import UsageError
+from hls_pipeline.hls.rules import RULES, Severity
+
+KeyMode = Literal["reject", "publish", "external"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Sizes in bytes. They are generous to real packages and end every bomb early."""
+
+    files: int = 100_000
+    total_size: int = 1 << 40
+    file_size: int = 1 << 38
+    path_length: int = 1024
+    name_length: int = 255
+    depth: int = 32
+    ratio: int = 200
+    """Unpacked over packed size from which an archive counts as a bomb; media hardly pack at all."""
+    ratio_from: int = 10 << 20
+    """Below this size nobody is hurt, and a short playlist may pack very well."""
+    playlist_size: int = 20_000_000
+    line_length: int = 64_000
+    lines: int = 1_500_000
+    references: int = 200_000
+    """Of one playlist; five times this for all playlists of a package."""
+    playlists: int = 2_000
+    side_file_size: int = 16 << 20
+    metadata_size: int = 256 << 10
+    metadata_depth: int = 16
+    metadata_values: int = 5_000
+    metadata_text: int = 20_000
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Raises UsageError for a severity of an unknown or unchangeable rule, or a key service that is not https."""
+
+    keys: KeyMode = "reject"
+    key_service_url: str | None = None
+    """Address of the https key service in mode `external`; `{path}` in it, else its end, becomes the key's path."""
+    severities: Mapping[str, Severity] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
+    root_relative: bool = False
+    """Whether `/x` in a playlist means x at the top of the package."""
+    allow_external_keys: bool = False
+    """Whether an https key address in a playlist is accepted (a warning) and left as it is."""
+    second_opinion: bool = True
+
+    def __post_init__(self) -> None:
+        for code, severity in self.severities.items():
+            if code not in RULES or severity not in ("error", "warning"):
+                raise UsageError(f"severity {severity!r} for {code!r}: no such rule or severity; see findings.md")
+            if RULES[code].fixed and severity != "error":
+                raise UsageError(f"{code} cannot be less than an error: later steps rely on it")
+        if self.key_service_url is not None and not self.key_service_url.startswith("https://"):
+            raise UsageError("the key service must have an https:// address: keys must not travel in the clear")
+
+    def key_url(self, path: str) -> str:
+        """The address that a published playlist names for the key at `path`. Raises UsageError without a service."""
+        if not self.key_service_url:
+            raise UsageError("keys=external needs the https address of the key service")
+        name = quote(path, safe="/")
+        if "{path}" in self.key_service_url:
+            return self.key_service_url.replace("{path}", name)
+        return f"{self.key_service_url.rstrip('/')}/{name}"

@@ -1,0 +1,80 @@
+"""Bytes of a playlist to `Playlist`: text, tokens, kind, rules.
+
+`parse` collects findings; `read_playlist` and `read_side_file` are for documents that were accepted before and raise if
+they are not what they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+
+from hls_pipeline.errors import Corruption
+from hls_pipeline.hls.findings import Findings
+from hls_pipeline.hls.media_playlist import MEDIA_TAGS, MediaReader
+from hls_pipeline.hls.model import Playlist, SideFile
+from hls_pipeline.hls.multivariant import MULTIVARIANT_TAGS, MultivariantReader
+from hls_pipeline.hls.policy import Policy
+from hls_pipeline.hls.reader import Context
+from hls_pipeline.hls.side_files import SideKind, parse_side_file
+from hls_pipeline.hls.text import decode
+from hls_pipeline.hls.tokens import Token, tokenize
+
+
+def parse(context: Context, data: bytes) -> Playlist | None:
+    """The playlist, or None where its text cannot be read with certainty. Broken rules go to the findings."""
+    text = decode(context.path, data, context.policy.limits, context.findings)
+    if text is None:
+        return None
+    tokens = list(tokenize(context.path, text, context.findings))
+    kinds = _kinds(context, tokens)
+    if len(kinds) > 1:
+        return None
+    reader = (MultivariantReader if kinds == {"multivariant"} else MediaReader)(context, text)
+    reader.read(tokens)
+    return reader.playlist(data)
+
+
+def _kinds(context: Context, tokens: list[Token]) -> set[str]:
+    """Which kinds of playlist the tags belong to (RFC 8216 section 4.1: a playlist is of one kind)."""
+    first: dict[str, Token] = {}
+    for token in tokens:
+        first.setdefault(token.tag, token)
+    media = [first[tag] for tag in first.keys() & MEDIA_TAGS]
+    multivariant = [first[tag] for tag in first.keys() & MULTIVARIANT_TAGS]
+    if media and multivariant:
+        one, other = min(media), min(multivariant)
+        message = f"{one.tag} (line {one.line}) belongs to a media playlist, {other.tag} (line {other.line}) does not"
+        context.findings.add("HLS_MIXED_TAGS", context.path, max(one, other).line, message)
+    return {kind for kind, found in (("media", media), ("multivariant", multivariant)) if found}
+
+
+def read_playlist(
+    path: str,
+    data: bytes,
+    files: Container[str],
+    policy: Policy | None = None,
+    imports: Mapping[str, str] | None = None,
+) -> Playlist:
+    """An accepted playlist, read again from its original bytes. `imports`: `variables` of the parent playlist.
+
+    Raises Corruption where its text can no longer be read.
+    """
+    context = Context(path, files, policy or Policy(keys="publish"), Findings(), imports or {})
+    playlist = parse(context, data)
+    if playlist is None:
+        raise _changed(context)
+    return playlist
+
+
+def read_side_file(path: str, data: bytes, kind: SideKind, files: Container[str]) -> SideFile:
+    """An accepted side file, read again from its original bytes. Raises Corruption like `read_playlist`."""
+    context = Context(path, files, Policy(), Findings())
+    side_file = parse_side_file(context, data, kind)
+    if side_file is None:
+        raise _changed(context)
+    return side_file
+
+
+def _changed(context: Context) -> Corruption:
+    reason = context.findings.result()[0]
+    return Corruption(f"{context.path} was accepted, but now breaks {reason.code}: {reason.message}")

@@ -1,0 +1,238 @@
+"""The only tokenizer of playlists: tags with their attributes, URI lines, and the places where URIs stand.
+
+Everything that reads or rewrites a playlist starts from `tokenize`. A new tag that carries a URI is one line in
+`URI_ATTRIBUTES`; what the tags mean is decided in `media_playlist.py` and `multivariant.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from hls_pipeline.hls.findings import Findings, shown
+
+_KEY = {"URI": "key"}
+URI_ATTRIBUTES: Mapping[str, Mapping[str, str]] = {
+    "EXT-X-MEDIA": {"URI": "playlist"},
+    "EXT-X-I-FRAME-STREAM-INF": {"URI": "playlist"},
+    "EXT-X-IMAGE-STREAM-INF": {"URI": "playlist"},
+    "EXT-X-KEY": _KEY,
+    "EXT-X-SESSION-KEY": _KEY,
+    "EXT-X-MAP": {"URI": "init"},
+    "EXT-X-PART": {"URI": "part"},
+    "EXT-X-PRELOAD-HINT": {"URI": "hint"},
+    "EXT-X-RENDITION-REPORT": {"URI": "rendition_report"},
+    "EXT-X-SESSION-DATA": {"URI": "session_data"},
+    "EXT-X-DATERANGE": {"X-ASSET-URI": "asset", "X-ASSET-LIST": "asset_list", "X-URI": "daterange_resource"},
+    "EXT-X-CONTENT-STEERING": {"SERVER-URI": "steering"},
+}
+"""Tag → attribute → kind of reference: RFC 8216, rfc8216bis-22, and EXT-X-IMAGE-STREAM-INF of the field."""
+
+ATTRIBUTE_TAGS = frozenset(URI_ATTRIBUTES) | {
+    "EXT-X-STREAM-INF", "EXT-X-START", "EXT-X-DEFINE", "EXT-X-SKIP", "EXT-X-PART-INF", "EXT-X-SERVER-CONTROL",
+    "EXT-X-TILES",
+}  # fmt: skip
+PLAIN_TAGS = frozenset({
+    "EXTM3U", "EXT-X-VERSION", "EXT-X-INDEPENDENT-SEGMENTS", "EXTINF", "EXT-X-BYTERANGE", "EXT-X-DISCONTINUITY",
+    "EXT-X-PROGRAM-DATE-TIME", "EXT-X-GAP", "EXT-X-BITRATE", "EXT-X-TARGETDURATION", "EXT-X-MEDIA-SEQUENCE",
+    "EXT-X-DISCONTINUITY-SEQUENCE", "EXT-X-ENDLIST", "EXT-X-PLAYLIST-TYPE", "EXT-X-I-FRAMES-ONLY",
+    "EXT-X-ALLOW-CACHE", "EXT-X-IMAGES-ONLY",
+})  # fmt: skip
+
+_KNOWN = {f"#{tag}": tag for tag in ATTRIBUTE_TAGS | PLAIN_TAGS}
+_TAG = re.compile(r"#(EXT[A-Z0-9-]*)(?::|$)")
+_ATTRIBUTE = re.compile(r'([ \t]*)([A-Za-z0-9_.-]+)=("[^"]*"|[^",]*)(,|$)')
+_URI_NAME = re.compile(r"([A-Za-z0-9_-]{0,64}(?:URI|URL|HREF|ASSET-LIST)[A-Za-z0-9_-]{0,64})=")
+"""Bounded, so that a long line of letters does not cost time quadratic in its length."""
+
+
+class Attribute(NamedTuple):
+    value: str
+    """Without quotes."""
+    start: int
+    """Offset of the value's first character in the text."""
+    quoted: bool
+
+
+class Token(NamedTuple):
+    line: int
+    start: int
+    """Offset of the line in the text."""
+    tag: str
+    """Name without '#'; empty for a URI line."""
+    value: str
+    """What follows the colon; of a URI line the URI."""
+    value_start: int
+    attributes: Mapping[str, Attribute]
+    readable: bool = True
+    """False where the attribute list is broken; what was read before the fault is there."""
+
+
+class Spot(NamedTuple):
+    """A place where a URI stands."""
+
+    line: int
+    tag: str
+    attr: str | None
+    kind: str
+    raw: str
+    start: int
+    quoted: bool
+
+
+_NO_ATTRIBUTES: Mapping[str, Attribute] = {}
+
+
+def tokenize(path: str, text: str, findings: Findings) -> Iterator[Token]:
+    """Tags and URI lines in order; comments and blank lines are passed over. What cannot be read is a finding."""
+    start = 0
+    for number, line in enumerate(text.split("\n"), 1):
+        after = start + len(line) + 1
+        if line and line[-1] == "\r":
+            line = line[:-1]
+        if line:
+            head, _, value = line.partition(":")
+            tag = _KNOWN.get(head)
+            if tag is None:
+                token = _other(path, number, start, line, findings)
+                if token is not None:
+                    yield token
+            elif tag in ATTRIBUTE_TAGS:
+                at = len(head) + 1
+                attributes, readable = _attributes(path, number, start, at, line, findings)
+                yield Token(number, start, tag, value, start + at, attributes, readable)
+            else:
+                yield Token(number, start, tag, value, start + len(head) + 1, _NO_ATTRIBUTES)
+        start = after
+
+
+def _other(path: str, number: int, start: int, line: str, findings: Findings) -> Token | None:
+    """A URI line, a comment, or a tag that is not known."""
+    if line[0] != "#":
+        uri = line.strip(" \t")
+        if len(uri) != len(line):
+            _blanks(path, number, line, uri, findings)
+            if not uri or uri[0] == "#":
+                return None
+        return Token(number, start, "", uri, start + line.index(uri), _NO_ATTRIBUTES)
+    if not line.startswith("#EXT"):
+        return None
+    match = _TAG.match(line)
+    if match is None:
+        return _odd_tag(path, number, start, line, findings)
+    _unknown_tag(path, number, line, match.group(1), match.end(), findings)
+    return Token(number, start, match.group(1), line[match.end() :], start + match.end(), _NO_ATTRIBUTES)
+
+
+def _attributes(
+    path: str, number: int, start: int, at: int, line: str, findings: Findings
+) -> tuple[Mapping[str, Attribute], bool]:
+    """The attribute list from `at` on (RFC 8216 section 4.2). Any other shape is an error: nothing is guessed."""
+    found: dict[str, Attribute] = {}
+    end = len(line)
+    separator = ","
+    while separator:
+        match = _ATTRIBUTE.match(line, at)
+        if match is None:
+            message = f"the attribute list cannot be read from {shown(line[at : at + 60])} on"
+            findings.add("HLS_BAD_ATTR_LIST", path, number, message, place=(line, at, max(1, min(end - at, 40))))
+            return found, False
+        blank, name, value, separator = match.groups()
+        at = match.end()
+        if name in found:
+            place = (line, match.start(2), len(name))
+            findings.add("HLS_DUPLICATE_ATTR", path, number, f"{shown(name)} stands twice", place=place)
+        if value[:1] == '"':
+            found[name] = Attribute(value[1:-1], start + match.start(3) + 1, True)
+        else:
+            kept = value.rstrip(" \t")
+            found[name] = Attribute(kept, start + match.start(3), False)
+            blank = blank or value[len(kept) :]
+        if blank:
+            findings.add(
+                "HLS_WHITESPACE", path, number, f"a blank beside {shown(name)}", place=(line, match.start(), 1)
+            )
+    return found, True
+
+
+def _odd_tag(path: str, number: int, start: int, line: str, findings: Findings) -> Token:
+    """#EXT followed by characters that no tag name has, such as '#EXT-X-KEY METHOD=…'."""
+    name = re.split(r"[^A-Za-z0-9-]", line[1:], maxsplit=1)[0]
+    if name in ATTRIBUTE_TAGS or name in PLAIN_TAGS - {"EXTM3U"}:
+        findings.add(
+            "HLS_BAD_ATTR_LIST", path, number, f"{name} is not followed by ':'", place=(line, 0, len(name) + 1)
+        )
+    elif name == "EXTM3U":
+        findings.add("HLS_EXTM3U_TRAILING", path, number, f"after #EXTM3U comes {shown(line[7:])}")
+    else:
+        _unknown_tag(path, number, line, name, len(name) + 1, findings)
+    return Token(number, start, name, "", start + len(line), _NO_ATTRIBUTES, readable=False)
+
+
+def _unknown_tag(path: str, number: int, line: str, tag: str, at: int, findings: Findings) -> None:
+    findings.add("HLS_UNKNOWN_TAG", path, number, f"#{shown(tag)[1:-1]} is not known", place=(line, 0, len(tag) + 1))
+    match = _URI_NAME.search(line, at)
+    if match or tag.endswith("PREFETCH"):
+        place = (line, match.start(1), len(match.group(1))) if match else (line, at, len(line) - at)
+        findings.add("URI_UNKNOWN_ATTR", path, number, "a URI in a tag that is not known stays as it is", place=place)
+
+
+def _blanks(path: str, number: int, line: str, uri: str, findings: Findings) -> None:
+    """Blanks around a line. Before '#' they are an error: some readers see a tag there, others a URI."""
+    disputed = uri.startswith("#EXT")
+    message = "a tag after blanks: programs disagree on what it is" if disputed else "blanks around the line"
+    severity = "error" if disputed else None
+    findings.add("HLS_WHITESPACE", path, number, message, severity=severity, place=(line, 0, 1))  # type: ignore[arg-type]
+
+
+def spots(token: Token, in_multivariant: bool) -> Sequence[Spot]:
+    """The URIs of one token, in the order of the text."""
+    tag = token.tag
+    if not tag:
+        kind = "playlist" if in_multivariant else "segment"
+        return (Spot(token.line, "", None, kind, token.value, token.value_start, False),)
+    kinds = URI_ATTRIBUTES.get(tag)
+    if kinds is None:
+        return ()
+    if tag == "EXT-X-SESSION-DATA" and _is_raw(token):
+        kinds = {"URI": "raw_data"}
+    elif kinds is _KEY and _is_drm(token):
+        kinds = {"URI": "drm"}
+    return [
+        Spot(token.line, tag, name, kinds[name], attribute.value, attribute.start, attribute.quoted)
+        for name, attribute in token.attributes.items()
+        if name in kinds and (name != "X-URI" or _apple_class(token))
+    ]
+
+
+def _is_drm(token: Token) -> bool:
+    """Whether a key belongs to a DRM system. KEYFORMAT decides; a URI may look like anything (RFC 8216 4.3.2.4)."""
+    attributes = token.attributes
+    if "KEYFORMAT" in attributes and attributes["KEYFORMAT"].value != "identity":
+        return True
+    return "URI" in attributes and attributes["URI"].value.lower().startswith(("data:", "skd:", "urn:"))
+
+
+def _is_raw(token: Token) -> bool:
+    """Whether session data is no JSON (bis 4.4.6.4: FORMAT is JSON unless it says RAW)."""
+    return "FORMAT" in token.attributes and token.attributes["FORMAT"].value == "RAW"
+
+
+def _apple_class(token: Token) -> bool:
+    """X-URI is a reference in Apple's own date range classes (bis appendix F); elsewhere it is anybody's."""
+    return token.attributes.get("CLASS", Attribute("", 0, False)).value.startswith("com.apple.hls.")
+
+
+def may_hold_uri(token: Token) -> bool:
+    """A quick look, whether `unknown_uri_attributes` could find something."""
+    value = token.value
+    return value.count("URI") > 1 or "UR" in value.replace("URI=", "", 1) or "HREF" in value or "-LIST" in value
+
+
+def unknown_uri_attributes(token: Token) -> Iterator[tuple[str, Attribute]]:
+    """Attributes of a known tag that look as if they held a URI, but are in no specification."""
+    known = URI_ATTRIBUTES.get(token.tag, _NO_ATTRIBUTES)
+    for name, attribute in token.attributes.items():
+        if (name not in known or (name == "X-URI" and not _apple_class(token))) and _URI_NAME.match(name + "="):
+            yield name, attribute

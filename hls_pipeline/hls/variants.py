@@ -1,0 +1,33 @@
+"""Rules that compare the playlists of one presentation (RFC 8216 section 6.2.4). All are warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hls_pipeline.hls.findings import Findings, shown
+from hls_pipeline.hls.model import Playlist
+
+
+def compare_variants(root: str, playlists: Mapping[str, Playlist], findings: Findings) -> None:
+    """Variants should agree on target duration, type and length; players switch between them at any time."""
+    top = playlists[root]
+    variants = [known for v in top.variants if not v.iframes and (known := playlists.get(v.reference.target or ""))]
+    first = next((variant for variant in variants if variant.kind == "media"), None)
+    if first is None:
+        return
+    for other in dict.fromkeys(v.path for v in variants if v.kind == "media"):
+        _compare(first, playlists[other], findings)
+
+
+def _compare(first: Playlist, other: Playlist, findings: Findings) -> None:
+    for name, one, two in (
+        ("target duration", first.target_duration, other.target_duration),
+        ("playlist type", first.playlist_type, other.playlist_type),
+    ):
+        if one != two:
+            text = f"its {name} is {two}, that of {shown(first.path, 100)} is {one}"
+            findings.add("HLS_VARIANTS_DIFFER", other.path, None, text)
+    apart = abs(first.duration - other.duration)
+    if apart > max(first.target_duration or 1, other.target_duration or 1):
+        text = f"it lasts {other.duration} s, {shown(first.path, 100)} lasts {first.duration} s"
+        findings.add("HLS_VARIANTS_DIFFER", other.path, None, text)

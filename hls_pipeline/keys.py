@@ -1,0 +1,102 @@
+"""Every S3 key, IPFS path and public address is spelled here.
+
+Add a function when a new kind of object appears. Nothing here talks to a service.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+from urllib.parse import quote
+
+READY = "_READY"
+REJECTED = "_REJECTED.json"
+METADATA = "metadata.json"
+RECORD_INVENTORY = "inventory.json"
+
+VIDEO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+_SAFE_SUFFIX = re.compile(r"\.[a-z0-9]{1,8}")
+
+
+def is_video_id(text: str) -> bool:
+    return VIDEO_ID.fullmatch(text) is not None
+
+
+def inbox(video_id: str, path: str = "") -> str:
+    """Key in the inbox bucket of a file of a drop."""
+    return f"{video_id}/{path}"
+
+
+def revision(video_id: str, number: int) -> str:
+    """Prefix in the media bucket of everything that belongs to one revision."""
+    return f"{video_id}/r{number}/"
+
+
+def media(video_id: str, number: int, cid: str, path: str) -> str:
+    """A media file, under its content id; the extension stays, players refuse segments without one."""
+    return f"{revision(video_id, number)}media/{cid}{suffix(path)}"
+
+
+def original(video_id: str, number: int, path: str) -> str:
+    """A playlist as the creator sent it."""
+    return f"{revision(video_id, number)}original/{path}"
+
+
+def unreferenced(video_id: str, number: int, path: str) -> str:
+    """A file that no playlist reaches: kept, never published."""
+    return f"{revision(video_id, number)}unreferenced/{path}"
+
+
+def s3_manifest(video_id: str, number: int, path: str) -> str:
+    """A playlist whose references are `s3://`."""
+    return f"{revision(video_id, number)}s3/{path}"
+
+
+def current_document(video_id: str) -> str:
+    """Where the creator finds the current metadata document, in the media bucket."""
+    return f"{video_id}/{METADATA}"
+
+
+def record_manifest(path: str) -> str:
+    """Inside the record directory on IPFS: a playlist with `ipfs://` references."""
+    return f"ipfs/{path}"
+
+
+def record_original(path: str) -> str:
+    """Inside the record directory on IPFS: a playlist as the creator sent it."""
+    return f"original/{path}"
+
+
+def suffix(path: str) -> str:
+    """The extension of `path` with its dot, lower case; empty where it is no plain one."""
+    text = PurePosixPath(path).suffix.lower()
+    return text if _SAFE_SUFFIX.fullmatch(text) else ""
+
+
+def s3_uri(bucket: str, key: str) -> str:
+    return f"s3://{bucket}/{key}"
+
+
+def s3_reference(bucket: str, key: str) -> str:
+    """An `s3://` URI as it may stand in a playlist: percent-encoded, so that no name can end a quoted string."""
+    return f"s3://{bucket}/{quote(key)}"
+
+
+def ipfs_uri(cid: str) -> str:
+    return f"ipfs://{cid}"
+
+
+def ipfs_reference(cid: str, path: str) -> str:
+    """A file by its own CID as it may stand in a playlist; the name keeps its extension visible to players."""
+    return f"ipfs://{cid}?filename={quote(PurePosixPath(path).name, safe='')}"
+
+
+def ipfs_path(root: str, path: str) -> str:
+    """A file inside a published directory."""
+    return f"ipfs://{root}/{quote(path)}"
+
+
+def play(video_id: str, path: str) -> str:
+    """The one stable playback address, relative to the gateway."""
+    return f"/v1/videos/{video_id}/play/{quote(path)}"

@@ -1,0 +1,47 @@
+"""The Dagster instance of the local stack: SQLite, no extra processes, a sensor loop that starts runs in threads.
+
+The production instance is `dagster.yaml` at the top of the project; a switch that is right for both belongs in both.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+INSTANCE = """\
+# Written by `hls-pipeline up` at every start.
+telemetry: {enabled: false}
+run_coordinator: {module: dagster._core.run_coordinator, class: DefaultRunCoordinator}
+# The default one starts four processes per run to copy its output.
+compute_logs: {module: dagster._core.storage.noop_compute_log_manager, class: NoOpComputeLogManager}
+# Starting a run takes two seconds here: without threads one upload would hold up the next.
+sensors: {use_threads: true, num_workers: 4, num_submit_workers: 4}
+schedules: {use_threads: true, num_workers: 2}
+backfills: {use_threads: true, num_workers: 2, num_submit_workers: 4}
+# The pipeline starts unfinished uploads again itself; two who do so would get in each other's way.
+run_retries: {enabled: false}
+run_monitoring: {enabled: false}
+auto_materialize: {enabled: false, use_sensors: false}
+freshness: {enabled: false}
+# A sensor that looks every second leaves 86 400 ticks a day.
+retention:
+  sensor: {purge_after_days: {skipped: 1, started: 7, success: 30, failure: 30}}
+  schedule: {purge_after_days: 30}
+"""
+
+WORKSPACE = """\
+# Written by `hls-pipeline up` at every start.
+load_from:
+  - grpc_server: {{host: 127.0.0.1, port: {port}, location_name: {location}}}
+"""
+
+LOCATION = "hls_pipeline"
+"""Part of every run key's identity in Dagster: a new name would start old uploads again."""
+
+
+def write(home: Path, code_server_port: int) -> Path:
+    """Prepare DAGSTER_HOME; returns the workspace file, which points to the one long-lived code server."""
+    home.mkdir(mode=0o700, exist_ok=True)
+    (home / "dagster.yaml").write_text(INSTANCE)
+    workspace = home / "workspace.yaml"
+    workspace.write_text(WORKSPACE.format(port=code_server_port, location=LOCATION))
+    return workspace

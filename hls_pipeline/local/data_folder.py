@@ -1,0 +1,177 @@
+"""The folder of one local stack: its lock, what is remembered from start to start, and `stack.json`.
+
+Everything in it is readable by its owner only. Remembered are the credentials, made once at random, and the ports,
+kept as long as nobody else took them. Other commands read `stack.json` through `running` and `settings_of`; it exists
+exactly while every part answers.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+
+from hls_pipeline.errors import Outage, UsageError
+from hls_pipeline.settings import Settings
+
+_PORTS = range(20000, 32000)
+"""Below Linux's ephemeral ports, so that no outgoing connection sits on one of ours while a part restarts."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Made at the first start of a data folder. `stack_id` marks the processes that belong to it."""
+
+    stack_id: str
+    s3_access_key: str
+    s3_secret_key: str
+    s3_internal_key: str
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    path: Path
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    @property
+    def stack_file(self) -> Path:
+        return self.path / "stack.json"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for this process. Raises UsageError naming the process that holds it already."""
+        with _opening(self.path), (self.path / "up.lock").open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                lock.seek(0)
+                raise UsageError(
+                    f"a stack is already running on {self.path} (process {lock.read().strip() or 'unknown'}); "
+                    "stop it first, or give this one another folder with --data"
+                ) from error
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield
+
+    def identity(self) -> Identity:
+        """Raises UsageError when the file was damaged."""
+        path = self.path / "identity.json"
+        if not path.exists():
+            made = Identity(*(secrets.token_hex(size) for size in (16, 10, 20, 32)))
+            write_private(path, made.__dict__)
+        try:
+            return Identity(**json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"{path} is damaged ({error}); put it back or start with another --data") from error
+
+    def ports(self, names: tuple[str, ...], companions: Mapping[str, int]) -> dict[str, int]:
+        """A free port for each name: last time's when it is free. `companions` names those that also need the port
+        so many higher."""
+        path = self.path / "ports.json"
+        ports = _choose(names, companions, _remembered(path))
+        write_private(path, ports)
+        return ports
+
+
+def running(data: Path) -> dict[str, Any] | None:
+    """What `stack.json` of the stack in `data` says; None when no stack is ready there. Raises Outage when the
+    file cannot be read."""
+    path = data / "stack.json"
+    try:
+        answer = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise Outage(f"reading {path}: {error}; start the stack again") from error
+    return answer if isinstance(answer, dict) else None
+
+
+def settings_of(settings: Settings) -> Settings:
+    """The settings with the addresses of the stack running in `settings.data`. An environment that names its own
+    database is a complete one and stays as it is. Raises Outage when neither is there."""
+    if settings.database_url:
+        return settings
+    stack = running(settings.data)
+    if stack is None:
+        raise Outage(
+            f"no stack is running on {settings.data}, and HLS_DATABASE_URL is not set; start one with "
+            "`hls-pipeline up`, or name its folder with --data"
+        )
+    return settings.model_copy(
+        update={
+            "database_url": stack["database"],
+            "s3_endpoint": stack["s3"],
+            "s3_access_key": stack["s3_access_key"],
+            "s3_secret_key": SecretStr(stack["s3_secret_key"]),
+            "s3_inbox": stack["buckets"]["inbox"],
+            "s3_media": stack["buckets"]["media"],
+            "ipfs_rpc_urls": tuple(stack["ipfs_rpc"]),
+            "ipfs_gateway_urls": (stack["ipfs_gateway"],),
+        }
+    )
+
+
+def write_private(path: Path, content: Mapping[str, Any]) -> None:
+    """JSON for its owner alone, visible at once and whole."""
+    waiting = path.with_name(path.name + ".new")
+    waiting.unlink(missing_ok=True)
+    with open(os.open(waiting, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        json.dump(content, file, indent=2)
+        file.write("\n")
+    waiting.replace(path)
+
+
+@contextmanager
+def _opening(path: Path) -> Iterator[None]:
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (path / "logs").mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"the data folder {path} cannot be made: {error.strerror}; choose another --data") from error
+    yield
+
+
+def _remembered(path: Path) -> dict[str, int]:
+    try:
+        return {str(name): int(port) for name, port in dict(json.loads(path.read_text())).items()}
+    except (OSError, ValueError, TypeError):  # none, or damaged: they are only a convenience
+        return {}
+
+
+def _choose(names: tuple[str, ...], companions: Mapping[str, int], wanted: Mapping[str, int]) -> dict[str, int]:
+    chosen: dict[str, int] = {}
+    for name in names:
+        offsets = (0, companions[name]) if name in companions else (0,)
+        port = wanted.get(name, 0)
+        while not _free(port, offsets, chosen):
+            port = secrets.choice(_PORTS)
+        chosen[name] = port
+    return chosen
+
+
+def _free(port: int, offsets: tuple[int, ...], chosen: Mapping[str, int]) -> bool:
+    return port > 0 and port not in chosen.values() and all(_can_listen(port + offset) for offset in offsets)
+
+
+def _can_listen(port: int) -> bool:
+    with socket.socket() as probe:
+        # As servers do it: what is left of closed connections does not count, a listener does.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError):
+            return False
+    return True

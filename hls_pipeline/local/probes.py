@@ -1,0 +1,65 @@
+"""Questions that tell whether a part is ready. Each asks once, gives up within a second and answers yes or no.
+
+A probe asks what the part's users will ask, not only whether its port is open.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import urllib.error
+import urllib.request
+from typing import Any
+
+_TIMEOUT = 1.0  # seconds
+
+_HEARTBEATS = "{instance {daemonHealth {allDaemonStatuses {daemonType required lastHeartbeatTime}}}}"
+
+
+def listens(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=_TIMEOUT):
+            return True
+    except OSError:
+        return False
+
+
+def kubo_rpc_answers(url: str) -> bool:
+    return _ask(f"{url}/api/v0/version", b"") is not None
+
+
+def gateway_answers(url: str) -> bool:
+    """Asks for the empty raw block, which every gateway knows by its CID (an identity hash)."""
+    return _ask(f"{url}/ipfs/bafkqaaa", None) is not None
+
+
+def webserver_answers(url: str) -> bool:
+    return _ask(f"{url}/server_info", None) is not None
+
+
+def daemons_beat(url: str, since: float) -> bool:
+    """Whether every daemon that Dagster wants has reported after `since` (epoch seconds), as its web app sees it."""
+    answer = graphql(url, _HEARTBEATS)
+    if answer is None:
+        return False
+    daemons = answer["instance"]["daemonHealth"]["allDaemonStatuses"]
+    beats = [daemon["lastHeartbeatTime"] or 0.0 for daemon in daemons if daemon["required"]]
+    return bool(beats) and min(beats) >= since
+
+
+def graphql(url: str, query: str) -> dict[str, Any] | None:
+    """What Dagster's web app answers; None when it does not."""
+    answer = _ask(f"{url}/graphql", json.dumps({"query": query}).encode())
+    data: dict[str, Any] | None = json.loads(answer)["data"] if answer else None
+    return data
+
+
+def _ask(url: str, body: bytes | None) -> bytes | None:
+    request = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"})  # noqa: S310
+    # An address on loopback, whatever proxy the environment names.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=_TIMEOUT) as answer:
+            return bytes(answer.read())
+    except (OSError, urllib.error.URLError):
+        return None

@@ -1,0 +1,1 @@
+"""Alembic migrations of the metadata store; `metadata_store.migrate` runs them."""

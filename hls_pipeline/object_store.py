@@ -1,0 +1,230 @@
+"""S3: the inbox where packages arrive and the media bucket where revisions wait for IPFS.
+
+A thin layer over boto3 with one error border: an answer becomes ObjectMissing, ObjectChanged, ServiceRefused or
+Outage here and nowhere else. Reads, copies and deletes can be tied to an ETag, so that an object somebody replaced is
+never taken for the one we saw. Add a method when the path needs a new kind of request; which keys to use is decided in
+`keys.py`, what to do with them in `steps.py`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from hls_pipeline.errors import ObjectChanged, ObjectMissing, Outage, PipelineError, ServiceRefused
+from hls_pipeline.uploads import DropObject
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+    from hls_pipeline.settings import Settings
+
+CHUNK = 1 << 20
+"""Bytes per piece when reading: one leaf of the default IPFS profile."""
+
+_SINGLE_COPY_LIMIT = 5 << 30  # bytes; CopyObject's limit, larger objects are copied in parts
+_DELETE_BATCH = 1000  # keys; DeleteObjects' limit
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What S3 says of an object it now holds."""
+
+    etag: str
+    version_id: str | None
+    size: int  # bytes
+
+
+class ObjectStore:
+    def __init__(self, client: S3Client, *, parallel: int = 8) -> None:
+        self._client = client
+        self._parallel = parallel
+
+    def listing(self, bucket: str, prefix: str = "") -> Iterator[DropObject]:
+        """Every object under `prefix` in key order, a thousand per request."""
+        with _border(f"listing s3://{bucket}/{prefix}"):
+            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+                for item in page.get("Contents", ()):
+                    yield DropObject(item["Key"], item["ETag"], item["Size"], item["LastModified"])
+
+    def head(self, bucket: str, key: str) -> Stored:
+        """Raises ObjectMissing."""
+        with _border(f"looking at s3://{bucket}/{key}"):
+            answer = self._client.head_object(Bucket=bucket, Key=key)
+        return Stored(answer["ETag"], answer.get("VersionId"), answer["ContentLength"])
+
+    def modified(self, bucket: str, key: str) -> datetime:
+        """When the object was last written. Raises ObjectMissing."""
+        with _border(f"looking at s3://{bucket}/{key}"):
+            return self._client.head_object(Bucket=bucket, Key=key)["LastModified"]
+
+    def read(self, bucket: str, key: str, *, etag: str | None = None, limit: int | None = None) -> Iterator[bytes]:
+        """The object's bytes in pieces, at most `limit` of them. Raises ObjectMissing, or ObjectChanged when its
+        ETag is not `etag`."""
+        conditions: dict[str, Any] = {"IfMatch": etag} if etag else {}
+        if limit is not None:
+            conditions["Range"] = f"bytes=0-{limit - 1}"
+        with _border(f"reading s3://{bucket}/{key}"):
+            answer = self._client.get_object(Bucket=bucket, Key=key, **conditions)
+            with closing(answer["Body"]) as body:
+                received = 0
+                for piece in body.iter_chunks(CHUNK):
+                    received += len(piece)
+                    yield piece
+            if received != answer["ContentLength"]:
+                raise Outage(f"reading s3://{bucket}/{key}: it broke off after {received} bytes; it is tried again")
+
+    def read_all(self, bucket: str, key: str) -> bytes:
+        """For objects known to be small: playlists and documents."""
+        return b"".join(self.read(bucket, key))
+
+    def put(self, bucket: str, key: str, data: bytes, content_type: str) -> Stored:
+        with _border(f"writing s3://{bucket}/{key}"):
+            answer = self._client.put_object(Bucket=bucket, Key=key, Body=data, ContentType=content_type)
+        return Stored(answer["ETag"], answer.get("VersionId"), len(data))
+
+    def upload(self, bucket: str, key: str, pieces: Iterator[bytes], content_type: str) -> None:
+        """Puts a stream of any length; large ones go up in parts."""
+        with _border(f"writing s3://{bucket}/{key}"):
+            self._client.upload_fileobj(_Stream(pieces), bucket, key, ExtraArgs={"ContentType": content_type})
+
+    def copy(self, source: tuple[str, str], target: tuple[str, str], *, etag: str, size: int, kind: str) -> Stored:
+        """Copies on the server. Raises ObjectChanged when the source's ETag is not `etag`."""
+        (from_bucket, from_key), (bucket, key) = source, target
+        with _border(f"copying s3://{from_bucket}/{from_key}"):
+            origin: Any = {"Bucket": from_bucket, "Key": from_key}
+            if size > _SINGLE_COPY_LIMIT:
+                extra = {"ContentType": kind, "MetadataDirective": "REPLACE", "CopySourceIfMatch": etag}
+                self._client.copy(origin, bucket, key, ExtraArgs=extra)
+                return self.head(bucket, key)
+            answer = self._client.copy_object(
+                Bucket=bucket,
+                Key=key,
+                CopySource=origin,
+                CopySourceIfMatch=etag,
+                ContentType=kind,
+                MetadataDirective="REPLACE",
+            )
+        # Some stores give the ETag here without its quotation marks.
+        copied = answer["CopyObjectResult"]["ETag"].strip('"')
+        return Stored(f'"{copied}"', answer.get("VersionId"), size)
+
+    def delete(self, bucket: str, objects: Iterable[tuple[str, str, str | None]]) -> list[str]:
+        """Deletes (key, ETag, version id) as they were seen. Returns the keys that stayed because they are not what
+        was seen; one that is gone already counts as deleted."""
+        wanted = list(objects)
+        kept: list[str] = []
+        for start in range(0, len(wanted), _DELETE_BATCH):
+            batch: Any = [
+                {"Key": key, "VersionId": version} if version else {"Key": key, "ETag": etag}
+                for key, etag, version in wanted[start : start + _DELETE_BATCH]
+            ]
+            with _border(f"deleting from s3://{bucket}"):
+                answer = self._client.delete_objects(Bucket=bucket, Delete={"Objects": batch, "Quiet": True})
+            for error in answer.get("Errors", ()):
+                if error.get("Code") == "PreconditionFailed":
+                    kept.append(error["Key"])
+                elif error.get("Code") not in _MISSING:
+                    raise Outage(f"deleting s3://{bucket}/{error.get('Key')}: {error.get('Code')}; it is tried again")
+        return kept
+
+    def each(self, work: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
+        """`work` over `items`, several at a time; the first error ends it, after those under way are done."""
+        with ThreadPoolExecutor(max_workers=self._parallel, thread_name_prefix="s3") as pool:
+            futures = [pool.submit(work, item) for item in items]
+            try:
+                return [future.result() for future in futures]
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+
+class _Stream:
+    """Pieces as the file that boto3 wants to read from."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces, self._rest = pieces, b""
+
+    def read(self, size: int = -1) -> bytes:
+        parts, have = [self._rest], len(self._rest)
+        while size < 0 or have < size:
+            piece = next(self._pieces, None)
+            if piece is None:
+                break
+            parts.append(piece)
+            have += len(piece)
+        data = b"".join(parts)
+        cut = len(data) if size < 0 else size
+        self._rest = data[cut:]
+        return data[:cut]
+
+
+@functools.cache
+def connect(settings: Settings) -> ObjectStore:
+    """One store, with its connection pool, per process and settings."""
+    return ObjectStore(client(settings), parallel=settings.s3_parallel)
+
+
+def client(settings: Settings) -> S3Client:
+    """A boto3 client that signs with v4 and addresses buckets by path, which every S3 server understands."""
+    import boto3
+    from botocore.config import Config
+
+    secret = settings.s3_secret_key
+    config = Config(
+        signature_version="s3v4",
+        s3={"addressing_style": "path"},
+        max_pool_connections=2 * settings.s3_parallel,
+        connect_timeout=5,
+        read_timeout=60,
+        retries={"mode": "standard", "total_max_attempts": 3},
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    return boto3.client(
+        "s3",
+        endpoint_url=settings.s3_endpoint,
+        region_name=settings.s3_region,
+        aws_access_key_id=settings.s3_access_key,
+        aws_secret_access_key=secret.get_secret_value() if secret else None,
+        config=config,
+    )
+
+
+_MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
+_CHANGED = frozenset({"412", "PreconditionFailed"})
+_LATER = frozenset({"SlowDown", "RequestTimeout", "RequestTimeTooSkewed", "ServiceUnavailable", "InternalError"})
+
+
+@contextmanager
+def _border(doing: str) -> Iterator[None]:
+    """The one place where boto3's and urllib3's exceptions become ours."""
+    from botocore.exceptions import BotoCoreError, ClientError
+    from urllib3.exceptions import HTTPError
+
+    try:
+        yield
+    except ClientError as error:
+        raise _from_answer(doing, error) from error
+    except (BotoCoreError, HTTPError, OSError) as error:
+        raise Outage(f"{doing}: {error}; is S3 running and reachable? the work goes on by itself") from error
+
+
+def _from_answer(doing: str, error: Any) -> PipelineError:
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if code in _MISSING:
+        return ObjectMissing(f"{doing}: there is no such object")
+    if code in _CHANGED:
+        return ObjectChanged(f"{doing}: somebody replaced it meanwhile")
+    if code in _LATER or status >= 500 or status == 429:
+        return Outage(f"{doing}: S3 says {code or status}; it is tried again")
+    return ServiceRefused(f"{doing}: S3 refuses with {code or status}; check bucket, keys and permissions")

@@ -1,0 +1,90 @@
+"""The Dagster instance and its code servers, as the processes that we start ourselves meet them.
+
+The web app and the daemon start at the same moment as the code server, possibly before anything exists on disk; here
+they wait for each other, and runs whose process is gone are counted as failed. Which runs to start is decided by the
+sensors.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
+from dagster._core.launcher import DefaultRunLauncher
+from dagster._core.remote_origin import GrpcServerCodeLocationOrigin
+from dagster._core.workspace.load import location_origins_from_yaml_paths
+from dagster._grpc.client import DagsterGrpcClient
+from dagster._grpc.types import GetCurrentRunsResult
+from dagster._serdes import deserialize_value
+from dagster_shared.error import DagsterError
+
+from hls_pipeline.errors import Outage, UsageError
+
+_log = logging.getLogger(__name__)
+
+_UNFINISHED = [DagsterRunStatus.NOT_STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.STARTED]
+
+
+@contextmanager
+def open_instance(workspace: Path) -> Iterator[DagsterInstance]:
+    """The instance of DAGSTER_HOME. Raises UsageError when there is none, or no workspace file.
+
+    Two processes that create its SQLite tables at the same time fail, so opening is done one at a time.
+    """
+    try:
+        with workspace.open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            instance = DagsterInstance.get()
+    except (OSError, DagsterError) as error:
+        raise UsageError(f"opening the Dagster instance: {error}; set DAGSTER_HOME and --workspace") from error
+    with instance:
+        yield instance
+
+
+def code_servers(workspace: Path) -> list[DagsterGrpcClient]:
+    """Clients of the code servers that the workspace file names."""
+    origins = location_origins_from_yaml_paths([str(workspace)])
+    return [origin.create_client() for origin in origins if isinstance(origin, GrpcServerCodeLocationOrigin)]
+
+
+def wait_for(servers: Sequence[DagsterGrpcClient], seconds: float) -> None:
+    """Dagster looks for a missing code server once a minute; we look ten times a second. Raises Outage."""
+    deadline = time.monotonic() + seconds
+    for server in servers:
+        while (trouble := _ping(server)) is not None:
+            if time.monotonic() > deadline:
+                raise Outage(f"the code server {server.host}:{server.port} does not answer: {trouble}") from trouble
+            time.sleep(0.1)
+
+
+def fail_abandoned_runs(instance: DagsterInstance, servers: Sequence[DagsterGrpcClient]) -> int:
+    """Count runs as failed whose process died together with the code server that started it; says how many.
+
+    Dagster's default launcher runs them as children of the code server and would show them as started for ever. A run
+    that a code server still knows is alive. Other launchers look after their own runs.
+    """
+    if not isinstance(instance.run_launcher, DefaultRunLauncher):
+        return 0
+    alive = {run_id for server in servers for run_id in _current_runs(server)}
+    lost = [run for run in instance.get_runs(RunsFilter(statuses=_UNFINISHED)) if run.run_id not in alive]
+    for run in lost:
+        instance.report_run_failed(run, "Its process ended with the code server; the upload is started again.")
+        _log.warning("run %s was left by a process that is gone: failed", run.run_id)
+    return len(lost)
+
+
+def _ping(server: DagsterGrpcClient) -> DagsterError | None:
+    try:
+        server.ping("")
+    except DagsterError as error:
+        return error
+    return None
+
+
+def _current_runs(server: DagsterGrpcClient) -> Sequence[str]:
+    return deserialize_value(server.get_current_runs(), GetCurrentRunsResult).current_runs

@@ -1,0 +1,61 @@
+"""Looks at the inbox and starts a run for each upload that is new, or that was cut off and is due again."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from hls_pipeline import clock, drops, settings
+from hls_pipeline.assets.frame import UPLOAD_TAG, videos
+from hls_pipeline.errors import PipelineError
+from hls_pipeline.jobs import ingest
+from hls_pipeline.resources.metadata import MetadataResource
+from hls_pipeline.resources.s3 import ObjectStoreResource
+from hls_pipeline.uploads import Upload
+
+
+@dg.sensor(
+    name="inbox",
+    job=ingest,
+    minimum_interval_seconds=1,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="A run for each package in the inbox; a second look at those that were cut off.",
+)
+def inbox(
+    context: dg.SensorEvaluationContext, s3: ObjectStoreResource, metadata: MetadataResource
+) -> dg.SensorResult | dg.SkipReason:
+    store, config, now = metadata.store(), settings.load(), clock.now()
+    try:
+        arrived, waiting = drops.receive(s3.object_store(), store, config, now)
+        due = store.ready_to_run(now)
+        requests = [_request(upload, store.request_run(upload.upload_id, now)) for upload in due]
+    except PipelineError as error:
+        return dg.SkipReason(str(error))
+    if not requests:
+        return dg.SkipReason("; ".join(waiting[:20]) or "the inbox is empty")
+    return dg.SensorResult(
+        run_requests=requests,
+        dynamic_partitions_requests=[videos.build_add_request(sorted({upload.video_id for upload in due}))],
+        asset_events=[_materialization(upload) for upload in arrived if upload in due],
+    )
+
+
+def _request(upload: Upload, launch: int) -> dg.RunRequest:
+    return dg.RunRequest(
+        run_key=f"{upload.upload_id}:{launch}",
+        partition_key=upload.video_id,
+        tags={UPLOAD_TAG: upload.upload_id},
+    )
+
+
+def _materialization(upload: Upload) -> dg.AssetMaterialization:
+    return dg.AssetMaterialization(
+        "inbox_package",
+        partition=upload.video_id,
+        metadata={
+            "upload": upload.upload_id,
+            "files": len(upload.drop.objects),
+            "bytes": upload.drop.bytes,
+            "marked ready": upload.drop.ready is not None,
+        },
+        tags={"dagster/data_version": upload.upload_id},
+    )

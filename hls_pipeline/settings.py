@@ -1,0 +1,70 @@
+"""The environment, read once, as one frozen `Settings`.
+
+Every variable starts with `HLS_`. Add a field here when something must differ between two installations; give it a
+default that is right for the local stack, and say its unit. Nothing else in the package reads the environment.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from hls_pipeline.errors import UsageError
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="HLS_", frozen=True, extra="ignore", env_ignore_empty=True)
+
+    data: Path = Field(Path(".local"), description="folder of the local stack")
+
+    database_url: str = Field("", description="SQLAlchemy URL of the metadata store")
+
+    s3_endpoint: str | None = Field(None, description="S3 endpoint; empty means AWS")
+    s3_region: str = "us-east-1"
+    s3_access_key: str | None = None
+    s3_secret_key: SecretStr | None = None
+    s3_inbox: str = Field("inbox", description="bucket where creators drop packages")
+    s3_media: str = Field("media", description="bucket where revisions wait for IPFS")
+    s3_parallel: int = Field(8, ge=1, le=64, description="objects read or copied at once by one step")
+    s3_grace_seconds: float = Field(0, ge=0, description="how long S3 copies outlive finalize, seconds")
+
+    inbox_quiet_seconds: float = Field(30, ge=0, description="a folder without _READY starts after this silence")
+    inbox_abandon_seconds: float = Field(
+        3600, ge=0, description="a folder without _READY that does not resolve by then is refused"
+    )
+
+    ipfs_rpc_urls: tuple[str, ...] = Field((), description="Kubo RPC addresses, one per node (JSON list)")
+    ipfs_gateway_urls: tuple[str, ...] = Field(
+        (), description="gateway of each node, in the order of the RPC addresses (JSON list)"
+    )
+    ipfs_auth: SecretStr | None = Field(None, description="'bearer:TOKEN' or 'basic:USER:PASSWORD' for the RPC")
+    ipfs_quorum: int = Field(1, ge=1, description="nodes that must prove they hold the content")
+    ipfs_streams: int = Field(2, ge=1, le=16, description="import streams per node")
+    ipfs_profile: Literal["unixfs-v1-2025", "unixfs-v0-2015"] = "unixfs-v1-2025"
+    ipfs_stall_seconds: float = Field(60, gt=0, description="a node silent for this long counts as down")
+
+    keys: Literal["reject", "publish", "external"] = Field(
+        "reject",
+        description="clear AES keys inside a package: refuse, publish unprotected, or hand to a key service",
+    )
+
+    max_attempts: int = Field(5, ge=1, description="failed tries before an upload is failed; outages do not count")
+    retry_seconds: float = Field(5, gt=0, description="first back-off; doubles with each try, at most 300")
+    lease_seconds: float = Field(20, gt=1, description="a run that has not renewed its lease for this long is dead")
+
+    local_ipfs: Literal["auto", "kubo", "embedded"] = Field("auto", description="IPFS node of the local stack")
+
+
+def load(**overrides: object) -> Settings:
+    """The settings from the environment; keyword arguments win. Raises UsageError naming the bad variable."""
+    from pydantic import ValidationError
+
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "HLS_" + "_".join(str(part) for part in first["loc"]).upper()
+        raise UsageError(f"setting {name}: {first['msg']}; correct it in the environment") from error

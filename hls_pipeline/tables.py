@@ -1,0 +1,170 @@
+"""The tables of the metadata store, the same in SQLite and PostgreSQL.
+
+Times are texts of `clock.text`, documents are texts too: what a hash covers must come back byte for byte. A change
+here needs a migration in `migrations/versions/`; a test compares both.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from hls_pipeline import clock
+
+metadata = sa.MetaData()
+
+
+class Json(sa.types.TypeDecorator[Any]):
+    """JSON as text: PostgreSQL's own JSON types refuse U+0000 and do not keep what they were given."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> str | None:
+        return None if value is None else json.dumps(value, ensure_ascii=True, separators=(",", ":"))
+
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> Any:
+        return None if value is None else json.loads(value)
+
+
+class Moment(sa.types.TypeDecorator[datetime]):
+    """An aware datetime as `clock.text`."""
+
+    impl = sa.String(24)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> str | None:
+        return None if value is None else clock.text(value)
+
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> datetime | None:
+        return None if value is None else clock.parse(value)
+
+
+video = sa.Table(
+    "video",
+    metadata,
+    sa.Column("video_id", sa.String(64), primary_key=True),
+    sa.Column("owner", sa.String(64)),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("versions", sa.Integer, nullable=False, default=0, comment="documents so far"),
+    sa.Column("current_version", sa.Integer, comment="the document readers get"),
+    sa.Column("current_revision", sa.Integer, comment="the highest revision that is ready"),
+    sa.Column("mirrored_version", sa.Integer, comment="the document last copied to S3"),
+)
+
+upload = sa.Table(
+    "upload",
+    metadata,
+    sa.Column("upload_id", sa.String(32), primary_key=True),
+    sa.Column("video_id", sa.ForeignKey("video.video_id"), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("drop", Json, nullable=False),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("updated_at", Moment, nullable=False),
+    sa.Column("revision", sa.Integer),
+    sa.Column("failed_in", sa.String(16)),
+    sa.Column("launches", sa.Integer, nullable=False, default=0),
+    sa.Column("attempts", sa.Integer, nullable=False, default=0),
+    sa.Column("not_before", Moment),
+    sa.Column("profile", sa.String(32)),
+    sa.Column("playlist", sa.Text),
+    sa.Column("root", sa.String(128)),
+    sa.Column("record", sa.String(128)),
+    sa.Column("manifest", sa.String(128), comment="root playlist with ipfs:// references"),
+    sa.Column("size", sa.BigInteger),
+    sa.Column("blocks", sa.BigInteger),
+    sa.Column("dag_bytes", sa.BigInteger),
+    sa.Column("facts", Json),
+    sa.Column("metadata", Json),
+    sa.Column("report", Json),
+    sa.Column("error", sa.Text),
+    sa.UniqueConstraint("video_id", "revision"),
+    sa.Index("upload_by_video", "video_id", "created_at"),
+    sa.Index("upload_by_state", "state", "not_before"),
+)
+
+state_change = sa.Table(
+    "state_change",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("upload_id", sa.ForeignKey("upload.upload_id"), nullable=False, index=True),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("time", Moment, nullable=False),
+    sa.Column("run_id", sa.String(64)),
+)
+
+inventory = sa.Table(
+    "inventory",
+    metadata,
+    sa.Column("upload_id", sa.ForeignKey("upload.upload_id"), primary_key=True),
+    sa.Column("position", sa.Integer, primary_key=True, comment="order of the playlists, depth first"),
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("role", sa.String(24), nullable=False),
+    sa.Column("content_type", sa.String(64), nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False, comment="bytes as published"),
+    sa.Column("cid", sa.String(128), nullable=False, comment="content id as published"),
+    sa.Column("dag_size", sa.BigInteger, nullable=False, comment="bytes of its DAG, repeated blocks counted"),
+    sa.Column("dag_blocks", sa.BigInteger, nullable=False, comment="blocks of its DAG, repeated ones counted"),
+    sa.Column("key", sa.Text, comment="in the media bucket"),
+    sa.Column("source_key", sa.Text, comment="in the inbox"),
+    sa.UniqueConstraint("upload_id", "path"),
+)
+
+version = sa.Table(
+    "version",
+    metadata,
+    sa.Column("video_id", sa.ForeignKey("video.video_id"), primary_key=True),
+    sa.Column("n", sa.Integer, primary_key=True),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("document", sa.Text, nullable=False, comment="canonical JSON, RFC 8785"),
+    sa.Column("document_sha256", sa.String(64), nullable=False),
+    sa.Column("previous_hash", sa.String(64)),
+    sa.Column("hash", sa.String(64), nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("run_id", sa.String(64)),
+    sa.Column("time", Moment, nullable=False),
+)
+
+temp_storage = sa.Table(
+    "temp_storage",
+    metadata,
+    sa.Column("cid", sa.Text, primary_key=True, comment="the object's s3:// address"),
+    sa.Column("upload_id", sa.ForeignKey("upload.upload_id"), nullable=False, index=True),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("content_id", sa.String(128), comment="what IPFS calls the same bytes"),
+    sa.Column("etag", sa.Text),
+    sa.Column("version_id", sa.Text),
+    sa.Column("due_at", Moment, index=True),
+)
+
+video_lease = sa.Table(
+    "video_lease",
+    metadata,
+    sa.Column("video_id", sa.ForeignKey("video.video_id"), primary_key=True),
+    sa.Column("upload_id", sa.String(32), nullable=False),
+    sa.Column("holder", sa.String(64), comment="the run; empty when released"),
+    sa.Column("fence", sa.Integer, nullable=False),
+    sa.Column("expires_at", Moment, nullable=False, index=True),
+)
+
+claim = sa.Table(
+    "claim",
+    metadata,
+    sa.Column("root", sa.String(128), primary_key=True),
+    sa.Column("upload_id", sa.ForeignKey("upload.upload_id"), primary_key=True),
+)
+
+receipt = sa.Table(
+    "receipt",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("upload_id", sa.ForeignKey("upload.upload_id"), nullable=False, index=True),
+    sa.Column("kind", sa.String(24), nullable=False, comment="proof, deletion or finding"),
+    sa.Column("content", Json, nullable=False),
+    sa.Column("time", Moment, nullable=False),
+    sa.Column("run_id", sa.String(64)),
+)

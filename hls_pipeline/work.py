@@ -1,0 +1,78 @@
+"""Holding a video while a step works on it, and what becomes of the upload when the step does not succeed.
+
+A lease says who works on a video; a thread renews it for as long as the process lives, so a dead worker's video is
+free again after `lease_seconds`. A failed try is put off, an upload whose tries are used up is `failed`. Steps raise;
+only this module turns what they raise into the upload's next state.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hls_pipeline import clock
+from hls_pipeline.errors import Corruption, DropChanged, LeaseLost, PipelineError
+from hls_pipeline.metadata_store import Lease, MetadataStore
+from hls_pipeline.settings import Settings
+from hls_pipeline.uploads import IN_WORK, Upload, back_off
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def holding(
+    upload: Upload, holder: str, store: MetadataStore, settings: Settings, *, last: bool = False
+) -> Iterator[Lease]:
+    """Holds the video for `holder` while the block runs; `last` gives it free afterwards, otherwise the same holder
+    goes on with its next step. Raises LeaseLost when another holder has it, and whatever the block raises."""
+    lease = store.take_lease(upload, holder, clock.now(), settings.lease_seconds)
+    try:
+        with _renewing(lease, store, settings.lease_seconds):
+            yield lease
+    except LeaseLost:
+        raise
+    except DropChanged as error:
+        store.supersede(lease, str(error), clock.now())
+        store.release(lease)
+        raise
+    except Exception as error:
+        _put_off(lease, error, store, settings)
+        store.release(lease)
+        raise
+    if last:
+        store.release(lease)
+
+
+def _put_off(lease: Lease, error: Exception, store: MetadataStore, settings: Settings) -> None:
+    upload, now = store.upload(lease.upload_id), clock.now()
+    counts = error.uses_attempt if isinstance(error, PipelineError) else True
+    hopeless = isinstance(error, Corruption) or (counts and upload.attempts >= settings.max_attempts)
+    if hopeless and upload.state in IN_WORK:
+        store.fail(lease, str(error) or repr(error), now)
+        return
+    wait = back_off(upload.attempts if counts else 0, settings.retry_seconds)
+    store.postpone(lease, str(error) or repr(error), now + wait, uses_attempt=counts)
+
+
+@contextmanager
+def _renewing(lease: Lease, store: MetadataStore, seconds: float) -> Iterator[None]:
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(seconds / 4):
+            try:
+                store.renew(lease, clock.now(), seconds)
+            except LeaseLost:
+                return  # the step's next transaction finds out and stops it
+            except PipelineError as error:
+                log.warning("lease of video %s not renewed: %s", lease.video_id, error)
+
+    thread = threading.Thread(target=beat, name=f"lease-{lease.video_id}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

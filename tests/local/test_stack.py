@@ -1,0 +1,147 @@
+"""The local stack as a process: what it promises to a person at a terminal and to whoever reads `stack.json`."""
+
+from __future__ import annotations
+
+import functools
+import json
+import stat
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from dagster import DagsterInstance, DagsterRunStatus
+from dagster._core.test_utils import create_run_for_test
+
+from hls_pipeline import metadata_store, object_store, settings
+from hls_pipeline.errors import UsageError
+from hls_pipeline.local import probes
+from hls_pipeline.local.data_folder import settings_of
+from tests import stack_fixture
+from tests.stack_fixture import RunningStack, running_stack, wait_until
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+    with running_stack(tmp_path_factory.mktemp("stack") / "data") as started:
+        yield started
+
+
+def part(stack: RunningStack, name: str) -> psutil.Process:
+    """The running part that writes to the log of that name."""
+    log = str(stack.data / "logs" / f"{name}.log")
+    for child in psutil.Process(stack.process.pid).children():
+        if Path(f"/proc/{child.pid}/fd/1").readlink() == Path(log):
+            return child
+    raise AssertionError(f"{name} is not running")
+
+
+def everything_answers(stack: RunningStack) -> bool:
+    addresses = stack.addresses
+    return (
+        probes.kubo_rpc_answers(addresses["ipfs_rpc"][0])
+        and probes.gateway_answers(addresses["ipfs_gateway"])
+        and probes.webserver_answers(addresses["dagster"])
+        and bool(list_buckets(stack))
+    )
+
+
+def list_buckets(stack: RunningStack) -> list[str]:
+    client = object_store.client(settings_of(settings.Settings(data=stack.data)))
+    return [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]
+
+
+def test_when_stack_json_is_there_every_part_answers(stack: RunningStack) -> None:
+    assert everything_answers(stack)
+    assert probes.daemons_beat(stack.addresses["dagster"], since=time.time() - 120)
+    assert sorted(list_buckets(stack)) == ["inbox", "media"]
+    metadata_store.connect(stack.addresses["database"]).ping()
+
+
+def test_stack_json_names_what_other_programs_rely_on_and_is_its_owners_alone(stack: RunningStack) -> None:
+    assert set(stack.addresses) >= {
+        *("s3", "s3_access_key", "s3_secret_key", "buckets", "ipfs_rpc", "ipfs_gateway", "dagster", "database")
+    }
+    assert stack.addresses["buckets"] == {"inbox": "inbox", "media": "media"}
+    for path in (stack.data / "stack.json", stack.data / "identity.json", stack.data / "metadata.sqlite"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+    assert stat.S_IMODE(stack.data.stat().st_mode) == 0o700
+
+
+def test_no_part_listens_anywhere_but_on_loopback(stack: RunningStack) -> None:
+    listening = {
+        connection.laddr.ip
+        for pid in stack.processes()
+        for connection in psutil.Process(pid).net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert listening == {"127.0.0.1"}
+
+
+def test_s3_and_the_servers_behind_it_refuse_a_stranger(stack: RunningStack) -> None:
+    ports = json.loads((stack.data / "ports.json").read_text())
+    for address in (f"{ports['s3']}/inbox/?list-type=2", f"{ports['filer']}/buckets/inbox/"):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"http://127.0.0.1:{address}", timeout=5)
+        assert refused.value.code in (401, 403), address
+
+
+def test_a_second_stack_on_the_same_data_is_refused_and_told_who_holds_it(stack: RunningStack) -> None:
+    second = stack_fixture.start(stack.data.with_name("data"))
+    assert second.process.wait(20) == UsageError.exit_code
+    assert f"already running on {stack.data} (process {stack.process.pid})" in second.said()
+    assert everything_answers(stack)
+
+
+@pytest.mark.parametrize("name", ["s3", "ipfs", "code-server", "dagster", "daemon"])
+def test_a_part_that_is_killed_is_restarted_with_a_message(stack: RunningStack, name: str) -> None:
+    killed, moment = part(stack, name), time.time()
+    killed.kill()
+    stack.wait_until_said(f"was ended by SIGKILL; starting it again (its log: {stack.data}/logs/{name}.log)")
+    wait_until(lambda: everything_answers(stack), 30, lambda: f"all parts:\n{stack.said()}")
+    assert part(stack, name).pid != killed.pid
+    if name in ("code-server", "daemon"):
+        beats = functools.partial(probes.daemons_beat, stack.addresses["dagster"], moment)
+        wait_until(beats, 30, lambda: f"the daemon's first beat:\n{stack.said()}")
+    if name == "code-server":
+        wait_until(lambda: repositories(stack) == ["hls_pipeline"], 30, lambda: "the UI to know the new code server")
+
+
+def repositories(stack: RunningStack) -> list[str]:
+    """The code locations that the Dagster UI has loaded."""
+    answer = probes.graphql(
+        stack.addresses["dagster"],
+        "{repositoriesOrError {... on RepositoryConnection {nodes {location {name}}}}}",
+    )
+    nodes = answer["repositoriesOrError"].get("nodes", []) if answer else []
+    return [node["location"]["name"] for node in nodes]
+
+
+def test_after_kill_9_the_next_up_ends_what_was_left_and_carries_on(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with running_stack(data, {"HLS_LOCAL_IPFS": "embedded"}) as first:
+        addresses = first.addresses
+        object_store.connect(settings_of(settings.Settings(data=data))).put("inbox", "v/_READY", b"", "text/plain")
+        with dagster_instance(data) as instance:
+            lost = create_run_for_test(instance, job_name="ingest", status=DagsterRunStatus.STARTED).run_id
+        children = first.processes()
+        first.process.kill()
+        first.process.wait()
+        second = stack_fixture.start(data, {"HLS_LOCAL_IPFS": "embedded"})
+        stack_fixture.wait_until_ready(second)
+        assert not set(children) & set(second.processes())
+        assert second.addresses == addresses, "ports and credentials are kept"
+        assert object_store.connect(settings_of(settings.Settings(data=data))).head("inbox", "v/_READY").size == 0
+        with dagster_instance(data) as instance:
+            assert instance.get_run_by_id(lost).status is DagsterRunStatus.FAILURE
+        assert stack_fixture.stop(second) < 10
+
+
+@contextmanager
+def dagster_instance(data: Path) -> Iterator[DagsterInstance]:
+    with DagsterInstance.from_config(str(data / "dagster")) as instance:
+        yield instance

@@ -1,0 +1,171 @@
+"""The supervisor with small parts of our own: order, restarts, failures and the end."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from hls_pipeline.errors import Outage
+from hls_pipeline.local import processes
+from hls_pipeline.local.supervisor import Part, Supervisor
+
+STACK_ID = "test-supervisor"
+
+
+class Listener:
+    """Hears what the supervisor says, and asks it to stop when `until` is true of that."""
+
+    def __init__(self, until: Callable[[list[str]], bool], act: Callable[[str], None] = lambda _: None) -> None:
+        self.heard: list[str] = []
+        self._until = until
+        self._act = act
+
+    def ready(self, part: Part, seconds: float) -> None:
+        self.say(f"{part.name} ready")
+
+    def say(self, text: str) -> None:
+        self.heard.append(text)
+        self._act(text)
+        if self._until(self.heard):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    warn = say
+
+    def waiting_for(self, titles: list[str]) -> None:
+        pass
+
+
+def python(name: str, folder: Path, code: str, **about: object) -> Part:
+    """A part that runs `code` and is ready when it has made the file `name`; it can `count` its starts."""
+    program = (
+        "import os, signal, subprocess, sys, time, pathlib\n"
+        f"made = pathlib.Path({str(folder / name)!r})\n"
+        "count = len(made.read_text()) if made.exists() else 0\n"
+        f"def ready(): made.write_text('x' * (count + 1))\n{code}\n"
+    )
+
+    def answers(started: float) -> bool:
+        return (folder / name).exists() and (folder / name).stat().st_mtime >= started - 0.01
+
+    return Part(name, name, (sys.executable, "-c", program), answers, **about)  # type: ignore[arg-type]
+
+
+SERVE = "ready(); time.sleep(600)"
+
+
+def supervise(parts: list[Part], folder: Path, listener: Listener, on_ready: Callable[[], None] = lambda: None) -> None:
+    (folder / "logs").mkdir(exist_ok=True)
+    environment = {**os.environ, processes.MARK: STACK_ID}
+    Supervisor(tuple(parts), folder, environment, listener).run(on_ready)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left() -> object:
+    yield
+    assert processes.belonging_to(STACK_ID) == []
+
+
+def pid_of(name: str, folder: Path) -> int:
+    """The running part whose program names its file."""
+    wanted = repr(str(folder / name))
+    return next(
+        pid for pid in processes.belonging_to(STACK_ID) if any(wanted in word for word in psutil.Process(pid).cmdline())
+    )
+
+
+def test_a_part_starts_only_after_what_it_needs_has_answered(tmp_path: Path) -> None:
+    late = python("late", tmp_path, "time.sleep(0.5); ready(); time.sleep(600)")
+    task = python("task", tmp_path, "time.sleep(0.2); ready()", once=True)
+    last = python("last", tmp_path, SERVE, needs=("late", "task"))
+    listener = Listener(lambda heard: "last ready" in heard)
+    supervise([last, late, task], tmp_path, listener)
+    assert listener.heard == ["task ready", "late ready", "last ready"]
+
+
+def test_a_part_that_dies_is_restarted_together_with_those_that_follow_it(tmp_path: Path) -> None:
+    parts = [python("main", tmp_path, SERVE), python("follower", tmp_path, SERVE, follows=("main",))]
+    backs: set[str] = set()
+
+    def until(heard: list[str]) -> bool:
+        backs.update(name for name in ("main", "follower") if any(text.startswith(f"{name} is back") for text in heard))
+        return len(backs) == 2
+
+    listener = Listener(until)
+    supervise(parts, tmp_path, listener, lambda: os.kill(pid_of("main", tmp_path), signal.SIGKILL))
+    assert any(text.startswith("main was ended by SIGKILL; starting it again") for text in listener.heard)
+    assert (tmp_path / "follower").read_text() == "xx"
+
+
+def test_a_part_that_keeps_dying_is_restarted_more_and_more_slowly(tmp_path: Path) -> None:
+    times: list[float] = []
+    ending = python("ending", tmp_path, "ready(); time.sleep(0.3); sys.exit(7)")
+    listener = Listener(
+        lambda heard: sum("exit code 7" in text for text in heard) == 4,
+        lambda text: times.append(time.monotonic()) if "exit code 7" in text else None,
+    )
+    supervise([ending], tmp_path, listener)
+    pauses = [later - sooner for sooner, later in itertools.pairwise(times)]
+    assert pauses[0] < pauses[1] < pauses[2]
+
+
+def test_a_part_that_cannot_start_ends_everything_and_shows_the_end_of_its_log(tmp_path: Path) -> None:
+    parts = [python("good", tmp_path, SERVE), python("bad", tmp_path, "print('the disk is full'); sys.exit(3)")]
+    with pytest.raises(Outage, match=r"(?s)bad did not start \(ended with exit code 3\).*the disk is full"):
+        supervise(parts, tmp_path, Listener(lambda _: False))
+
+
+def test_a_program_that_does_not_exist_is_an_outage_with_advice(tmp_path: Path) -> None:
+    part = Part("gone", "gone", ("/nowhere/at-all",), lambda _: True)
+    with pytest.raises(Outage, match=r"gone could not be started: .*make setup"):
+        supervise([part], tmp_path, Listener(lambda _: False))
+
+
+def test_a_part_that_ignores_sigterm_and_its_children_are_ended_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hls_pipeline.local.supervisor.STOP_SECONDS", 0.5)
+    stubborn = python(
+        "stubborn",
+        tmp_path,
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n" + SERVE,
+    )
+    supervise([stubborn], tmp_path, Listener(lambda heard: "stubborn ready" in heard))
+
+
+def test_the_children_of_a_part_that_died_do_not_outlive_it(tmp_path: Path) -> None:
+    child = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+    parent = python("parent", tmp_path, f"if count == 0: {child}{SERVE}")
+
+    def kill() -> None:
+        assert len(processes.belonging_to(STACK_ID)) == 2
+        os.kill(pid_of("parent", tmp_path), signal.SIGKILL)
+
+    def one_left(text: str) -> None:
+        if "is back" in text:
+            assert len(processes.belonging_to(STACK_ID)) == 1
+
+    supervise([parent], tmp_path, Listener(lambda heard: "is back" in heard[-1], one_left), kill)
+
+
+def test_a_part_that_never_answers_is_a_failure_to_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hls_pipeline.local.supervisor.START_SECONDS", 0.5)
+    mute = python("mute", tmp_path, "time.sleep(600)")
+    with pytest.raises(Outage, match=r"(?s)mute did not start .*did not answer within"):
+        supervise([mute], tmp_path, Listener(lambda _: False))
+
+
+def test_the_log_of_the_last_life_is_kept_beside_the_new_one(tmp_path: Path) -> None:
+    talking = python("talking", tmp_path, "print('start', count, flush=True); ready(); time.sleep(600)")
+    for _ in range(2):
+        supervise([talking], tmp_path, Listener(lambda heard: "talking ready" in heard))
+    assert (tmp_path / "logs" / "talking.log.1").read_text() == "start 0\n"
+    assert (tmp_path / "logs" / "talking.log").read_text() == "start 1\n"
