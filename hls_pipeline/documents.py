@@ -144,7 +144,7 @@ def chain_hash(
     time: str,
 ) -> str:
     """SHA-256 over the RFC 8785 form of one version's facts and its predecessor's hash."""
-    link = {
+    link: dict[str, Any] = {
         "n": n,
         "video_id": video_id,
         "document_sha256": document_sha256,

@@ -572,6 +572,21 @@ class MetadataStore:
             yield db
 
 
+    # ---- for stores of their own over the same database ---------------------------------------------------------
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """A transaction that reads. Raises Outage when the database does not answer."""
+        with self._read() as db:
+            yield db
+
+    @contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        """A transaction that writes; nothing of it stays when the block raises."""
+        with self._write() as db:
+            yield db
+
+
 @functools.cache
 def connect(database_url: str) -> MetadataStore:
     """One store, with its connection pool, per process and database."""
@@ -620,7 +635,7 @@ def _upload(row: sa.Row[Any]) -> Upload:
 
 
 def _build(kind: type[_Row], row: sa.Row[Any]) -> _Row:
-    return kind(**{field.name: getattr(row, field.name) for field in fields(kind)})  # type: ignore[arg-type]
+    return kind(**{field.name: getattr(row, field.name) for field in fields(kind)})
 
 
 def _values(item: Any) -> dict[str, Any]:
@@ -703,7 +718,7 @@ def _add_version(
     now = clock.parse(clock.text(now))  # what the hash covers is what is stored: milliseconds
     n = (last.n if last else 0) + 1
     text = documents.canonical(document)
-    link = {
+    link: dict[str, Any] = {
         "n": n,
         "video_id": video_id,
         "document_sha256": documents.sha256(text),

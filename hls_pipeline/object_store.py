@@ -9,6 +9,7 @@ never taken for the one we saw. Add a method when the path needs a new kind of r
 from __future__ import annotations
 
 import functools
+import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -94,7 +95,7 @@ class ObjectStore:
     def upload(self, bucket: str, key: str, pieces: Iterator[bytes], content_type: str) -> None:
         """Puts a stream of any length; large ones go up in parts."""
         with _border(f"writing s3://{bucket}/{key}"):
-            self._client.upload_fileobj(_Stream(pieces), bucket, key, ExtraArgs={"ContentType": content_type})
+            self._client.upload_fileobj(io.BufferedReader(_Stream(pieces), CHUNK), bucket, key, ExtraArgs={"ContentType": content_type})
 
     def copy(self, source: tuple[str, str], target: tuple[str, str], *, etag: str, size: int, kind: str) -> Stored:
         """Copies on the server. Raises ObjectChanged when the source's ETag is not `etag`."""
@@ -147,24 +148,25 @@ class ObjectStore:
                 raise
 
 
-class _Stream:
+class _Stream(io.RawIOBase):
     """Pieces as the file that boto3 wants to read from."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces, self._rest = pieces, b""
 
-    def read(self, size: int = -1) -> bytes:
-        parts, have = [self._rest], len(self._rest)
-        while size < 0 or have < size:
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest:
             piece = next(self._pieces, None)
             if piece is None:
-                break
-            parts.append(piece)
-            have += len(piece)
-        data = b"".join(parts)
-        cut = len(data) if size < 0 else size
-        self._rest = data[cut:]
-        return data[:cut]
+                return 0
+            self._rest = piece
+        taken = self._rest[: len(buffer)]
+        buffer[: len(taken)] = taken
+        self._rest = self._rest[len(taken) :]
+        return len(taken)
 
 
 @functools.cache

@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from hls_pipeline import clock, documents, drops, estimate, keys, replicas
@@ -108,7 +109,8 @@ def _examine(
         return None, survey_.report, contents
 
     def read(path: str) -> tuple[str, Node, dict[bytes, int], tuple[Finding, ...]]:
-        builder, probe, blocks = FileBuilder(profile), package.probe(path), {}
+        builder, probe = FileBuilder(profile), package.probe(path)
+        blocks: dict[bytes, int] = {}
         for piece in source.read(path):
             probe.feed(piece)
             blocks.update((cid.digest, len(block)) for cid, block in builder.feed(piece))
@@ -164,7 +166,7 @@ def _expected(
 def _is_current(upload: Upload, store: MetadataStore) -> bool:
     """Whether the current revision has the same content and the same metadata."""
     current = store.current_upload(upload.video_id)
-    return bool(current) and (current.root, current.metadata) == (upload.root, upload.metadata)
+    return current is not None and (current.root, current.metadata) == (upload.root, upload.metadata)
 
 
 def _refuse(
@@ -498,7 +500,7 @@ def clear_temp_storage(
         assert upload.root and upload.record
         for root in (upload.root, upload.record):
             evidence += replicas.on_quorum(
-                nodes, settings.ipfs_quorum, lambda node, root=root: replicas.read_back(node, root)
+                nodes, settings.ipfs_quorum, partial(replicas.read_back, root=root)
             )
     waiting = store.temp_objects(upload.upload_id)
     there = _as_staged(upload, waiting, objects, settings)

@@ -168,3 +168,71 @@ receipt = sa.Table(
     sa.Column("time", Moment, nullable=False),
     sa.Column("run_id", sa.String(64)),
 )
+
+# ---- the gateway's own ------------------------------------------------------------------------------------------
+
+api_key = sa.Table(
+    "api_key",
+    metadata,
+    sa.Column("key_id", sa.String(16), primary_key=True),
+    sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("secret_sha256", sa.String(64), nullable=False),
+    sa.Column("scopes", Json, nullable=False),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("expires_at", Moment),
+    sa.Column("revoked_at", Moment),
+    sa.Column("session_of", sa.ForeignKey("api_key.key_id"), index=True, comment="the key a browser session acts for"),
+)
+
+idempotency = sa.Table(
+    "idempotency",
+    metadata,
+    sa.Column("key_id", sa.ForeignKey("api_key.key_id"), primary_key=True),
+    sa.Column("idempotency_key", sa.String(255), primary_key=True),
+    sa.Column("request", sa.Text, nullable=False, comment="what was asked, to tell another request from a repeat"),
+    sa.Column("created_at", Moment, nullable=False, index=True),
+    sa.Column("status", sa.Integer, comment="empty while the first request is under way"),
+    sa.Column("body", sa.Text),
+)
+
+presigned_upload = sa.Table(
+    "presigned_upload",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("key_id", sa.ForeignKey("api_key.key_id"), nullable=False),
+    sa.Column("video_id", sa.String(64), nullable=False),
+    sa.Column("files", Json, nullable=False, comment="path, size and, for files in parts, the S3 upload"),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("expires_at", Moment, nullable=False, index=True),
+    sa.Column("completed_at", Moment),
+    sa.Column("upload_id", sa.String(32), comment="the arrival it became"),
+)
+
+webhook = sa.Table(
+    "webhook",
+    metadata,
+    sa.Column("webhook_id", sa.String(32), primary_key=True),
+    sa.Column("key_id", sa.ForeignKey("api_key.key_id"), nullable=False, index=True),
+    sa.Column("video_id", sa.String(64), comment="only this video; empty for all of the key"),
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("secret", sa.String(64), nullable=False, comment="signs; the receiver has it too"),
+    sa.Column("events", Json, nullable=False),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("seen", sa.Integer, nullable=False, comment="the last state_change that was looked at"),
+)
+
+delivery = sa.Table(
+    "delivery",
+    metadata,
+    sa.Column("delivery_id", sa.String(32), primary_key=True),
+    sa.Column("webhook_id", sa.ForeignKey("webhook.webhook_id"), nullable=False, index=True),
+    sa.Column("state_change", sa.Integer, nullable=False),
+    sa.Column("event", sa.String(32), nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("due_at", Moment, index=True, comment="empty once it is delivered or given up"),
+    sa.Column("delivered_at", Moment),
+    sa.Column("answer", sa.Text, comment="what the receiver said last, or why it could not be asked"),
+    sa.UniqueConstraint("webhook_id", "state_change"),
+)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hls_pipeline.local import processes
-from hls_pipeline.local.data_folder import DataFolder
+from hls_pipeline.local.data_folder import DataFolder, running
 
 READY_SECONDS = 60
 STOP_SECONDS = 10
@@ -39,8 +39,9 @@ class RunningStack:
     def said(self) -> str:
         return self.output.read_text()
 
-    def wait_until_said(self, text: str, seconds: float = 30) -> None:
-        wait_until(lambda: text in self.said(), seconds, lambda: f"{text!r} in:\n{self.said()}")
+    def wait_until_said(self, text: str, seconds: float = 30, after: int = 0) -> None:
+        """`after`: only what it said behind so many characters counts."""
+        wait_until(lambda: text in self.said()[after:], seconds, lambda: f"{text!r} in:\n{self.said()}")
 
     def processes(self) -> list[int]:
         return processes.belonging_to(DataFolder(self.data).identity().stack_id)
@@ -63,7 +64,7 @@ def start(data: Path, environment: Mapping[str, str] | None = None) -> RunningSt
 def wait_until_ready(stack: RunningStack) -> None:
     def ready_or_dead() -> bool:
         assert stack.process.poll() is None, f"the stack ended while starting:\n{stack.said()}"
-        return (stack.data / "stack.json").exists()
+        return running(stack.data) is not None and "ready;" in stack.said()  # not what a killed one left
 
     wait_until(ready_or_dead, READY_SECONDS, lambda: f"a ready stack:\n{stack.said()}")
 

@@ -63,5 +63,5 @@ def holder(context: dg.AssetExecutionContext) -> str:
 
 def result(upload: Upload, data_version: str, **shown: Any) -> dg.MaterializeResult[None]:
     """What the UI shows of every asset, and what this one adds."""
-    about = {"upload": upload.upload_id, "revision": upload.revision or 0, "state": str(upload.state)}
+    about: dict[str, Any] = {"upload": upload.upload_id, "revision": upload.revision or 0, "state": str(upload.state)}
     return dg.MaterializeResult(data_version=dg.DataVersion(data_version), metadata={**about, **shown})

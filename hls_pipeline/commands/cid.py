@@ -29,7 +29,5 @@ def cid(
 
 
 def _document(tree: Directory, profile: Profile) -> dict[str, object]:
-    files = [
-        {"path": name, "cid": str(node.cid), "size": node.size} for name, node in sorted(tree.files.items())
-    ]
+    files = [{"path": name, "cid": str(node.cid), "size": node.size} for name, node in sorted(tree.files.items())]
     return {"cid": str(tree.root.cid), "profile": profile.name, "size": tree.root.size, "files": files}

@@ -24,7 +24,7 @@ from hls_pipeline.errors import Outage
 from hls_pipeline.local.data_folder import running
 from hls_pipeline.settings import Settings, load
 
-_STOP_SECONDS = 10.0
+_STOP_SECONDS = 20.0
 
 
 def demo(

@@ -21,7 +21,6 @@ CONTENT_TYPES = {
     ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png", ".webp": "image/webp", ".gif": "image/gif",
     ".avif": "image/avif", ".heic": "image/heic",
     ".ttml": "application/ttml+xml", ".imsc": "application/ttml+xml", ".dfxp": "application/ttml+xml",
-    ".txt": "text/plain; charset=utf-8",
 }  # fmt: skip
 
 FORBIDDEN = frozenset({

@@ -38,6 +38,11 @@ class RandomGzip:
     def tell(self) -> int:
         return self._position
 
+    @property
+    def position_in_stream(self) -> int:
+        """How far it is unpacked at the moment; reading before it needs a jump, after it more unpacking."""
+        return self._reached
+
     def seek(self, position: int, whence: int = 0) -> int:
         if whence != 0:
             raise ValueError("only seeking from the start is possible")

@@ -24,7 +24,7 @@ _JSON = re.compile(r'"[^"\\\x00-\x1f]*(?:\\.[^"\\\x00-\x1f]*)*"|[\[\]{}:,]|[^\s\
 _IMAGE_CUE = re.compile(
     r"(?m)^(?!.*-->)([^\s#?]+\.(?:jpe?g|png|webp|gif|avif)(?:\?[^\s#]*)?)(?:#\S*)?[ \t]*\r?$", re.IGNORECASE
 )
-_NAMES_FILE = frozenset({"uri", "url", "href", "src", "reload-uri"})
+_NAMES_FILE = re.compile(r"uri|url|href|src", re.IGNORECASE)
 
 
 class _Place(NamedTuple):
@@ -94,7 +94,7 @@ def _known(path: tuple[str | int, ...], kind: SideKind) -> str | None:
 def _flag_unknown(context: Context, text: str, kind: SideKind) -> None:
     for string in _strings(text):
         name = next((part for part in reversed(string.path) if isinstance(part, str)), "")
-        if not _known(string.path, kind) and (name.lower() in _NAMES_FILE or "uri" in name.lower()):
+        if not _known(string.path, kind) and _NAMES_FILE.search(name):
             line = text.count("\n", 0, string.start) + 1
             message = f"{shown(name, 60)} with {shown(string.value, 120)} stays as it is"
             context.findings.add("SIDE_FILE_OPAQUE", context.path, line, message)

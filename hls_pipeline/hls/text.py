@@ -57,7 +57,7 @@ def _excess(data: bytes, limits: Limits) -> str | None:
     lines = data.count(b"\n")
     if lines >= limits.lines:
         return f"the playlist has {lines:,} lines; fewer than {limits.lines:,} are allowed"
-    if re.search(rb"[^\n]{%d}" % limits.line_length, data):
+    if max(map(len, data.split(b"\n"))) >= limits.line_length:
         return f"a line has {limits.line_length:,} bytes or more"
     if lines + 1 >= limits.references // 8:  # a line may carry several; only then is counting worth its time
         count = sum(1 for _ in _REFERENCE.finditer(data))

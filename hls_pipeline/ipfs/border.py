@@ -50,5 +50,5 @@ def border(what: str) -> Iterator[None]:
         raise Outage(f"{what}: the answer broke off ({type(error).__name__}: {error})") from error
     except OSError as error:
         raise Outage(f"{what}: {error or type(error).__name__}") from error
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise ServiceError(f"{what}: the node's answer makes no sense: {error}") from error

@@ -41,7 +41,7 @@ class Control:
         with border(what):
             try:
                 return question(self._opened())
-            except exceptions.StatusError as error:
+            except (exceptions.StatusError, requests.HTTPError) as error:
                 raise _refused(what, error) from error
             except exceptions.DecodingError as error:
                 raise ServiceError(f"{what}: the node's answer is no JSON") from error
@@ -82,7 +82,11 @@ class Control:
         return client
 
     def _read(self, response: Any, **_: Any) -> Any:
-        """Read the body as it comes; `ipfshttpclient` then finds it read."""
+        """Read the body as it comes; `ipfshttpclient` then finds it read. Redirects are not followed."""
+        import requests
+
+        if 300 <= response.status_code < 400:
+            raise requests.HTTPError("a redirect", response=response)
         end = time.monotonic() + self._limits.total
         body = bytearray()
         while piece := response.raw.read1(_MAX_ANSWER, decode_content=True):
@@ -98,9 +102,9 @@ class Control:
 
 
 def _refused(what: str, error: Any) -> ServiceError:
-    original = error.original
-    status = getattr(getattr(original, "response", None), "status_code", 500)
-    return refusal(what, status, str(error))
+    """For an answer with another status than 200: requests' own error, or the one ipfshttpclient made of it."""
+    response = getattr(getattr(error, "original", error), "response", None)
+    return refusal(what, getattr(response, "status_code", 500), str(error))
 
 
 def _multiaddr(url: str) -> tuple[str, str]:

@@ -89,10 +89,10 @@ class Kubo:
     # who it is
 
     def version(self) -> str:
-        return str(self._ask("version", lambda client: client.version()["Version"]))
+        return self._name("version", lambda client: client.version()["Version"])
 
     def peer_id(self) -> str:
-        return str(self._ask("id", lambda client: client.id()["ID"]))
+        return self._name("id", lambda client: client.id()["ID"])
 
     def repo_stat(self) -> RepoStat:
         answer = self._ask("repo/stat", lambda client: client.repo.stat())
@@ -269,6 +269,12 @@ class Kubo:
     def _ask(self, call: str, question: Any) -> Any:
         return self._control.ask(self._what(call), question)
 
+    def _name(self, call: str, question: Any) -> str:
+        name = self._ask(call, question)
+        if not isinstance(name, str) or not name:
+            raise ServiceError(f"{self._what(call)}: the node answered {name!r}")
+        return name
+
     def _exchange(
         self,
         call: str,
@@ -295,7 +301,8 @@ class Kubo:
             yield value
         if (trailer := exchange.trailer("X-Stream-Error")) is not None:
             raise refusal(what, 500, trailer)
-        if nothing and not (empty and response.getheader("Content-Type")):
+        # An empty list has this header; the empty 200 for a `timeout` that Kubo cannot read has not.
+        if nothing and not (empty and response.getheader("X-Chunked-Output")):
             raise ValueError("it is empty")
 
     @contextmanager

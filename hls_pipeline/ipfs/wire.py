@@ -48,8 +48,14 @@ class _Clock:
         """How long the next wait may take."""
         left = self.end - time.monotonic()
         if left <= 0:
-            raise Late(f"not done after {self.limits.total:g} s")
+            raise self.late()
         return min(at_most, left)
+
+    def late(self, how: str = "") -> Late:
+        """Which limit it was that has just run out; `how` it looked if it was that on silence."""
+        if time.monotonic() >= self.end:
+            return Late(f"not done after {self.limits.total:g} s")
+        return Late(f"{how} for {self.limits.stall:g} s")
 
 
 class _TimedStream(io.RawIOBase):
@@ -66,7 +72,7 @@ class _TimedStream(io.RawIOBase):
         try:
             return self._raw.readinto(buffer)
         except TimeoutError as error:
-            raise Late(f"silent for {self._clock.limits.stall:g} s") from error
+            raise self._clock.late("silent") from error
 
     def close(self) -> None:
         self._raw.close()
@@ -191,10 +197,8 @@ class Exchange:
                 connected.settimeout(self._clock.wait(limits.stall))
                 sent = connected.sendmsg(waiting) if self._gathers else connected.send(waiting[0])
                 waiting = _rest(waiting, sent)
-        except Late:
-            raise
         except TimeoutError as error:
-            raise Late(f"took nothing for {limits.stall:g} s") from error
+            raise self._clock.late("took nothing") from error
 
 
 def _rest(pieces: list[bytes | memoryview], sent: int) -> list[bytes | memoryview]:

@@ -10,6 +10,7 @@ from pathlib import Path
 INSTANCE = """\
 # Written by `hls-pipeline up` at every start.
 telemetry: {enabled: false}
+nux: {enabled: false}
 run_coordinator: {module: dagster._core.run_coordinator, class: DefaultRunCoordinator}
 # The default one starts four processes per run to copy its output.
 compute_logs: {module: dagster._core.storage.noop_compute_log_manager, class: NoOpComputeLogManager}

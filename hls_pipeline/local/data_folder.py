@@ -12,11 +12,12 @@ import json
 import os
 import secrets
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pydantic import SecretStr
 
@@ -25,6 +26,7 @@ from hls_pipeline.settings import Settings
 
 _PORTS = range(20000, 32000)
 """Below Linux's ephemeral ports, so that no outgoing connection sits on one of ours while a part restarts."""
+_LOCK_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -52,15 +54,14 @@ class DataFolder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder for this process. Raises UsageError naming the process that holds it already."""
-        with _opening(self.path), (self.path / "up.lock").open("a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+        _make(self.path)
+        with (self.path / "up.lock").open("a+") as lock:
+            if not _lock(lock, fcntl.LOCK_EX, _LOCK_SECONDS):
                 lock.seek(0)
                 raise UsageError(
                     f"a stack is already running on {self.path} (process {lock.read().strip() or 'unknown'}); "
                     "stop it first, or give this one another folder with --data"
-                ) from error
+                )
             lock.truncate(0)
             lock.write(str(os.getpid()))
             lock.flush()
@@ -87,10 +88,13 @@ class DataFolder:
 
 
 def running(data: Path) -> dict[str, Any] | None:
-    """What `stack.json` of the stack in `data` says; None when no stack is ready there. Raises Outage when the
-    file cannot be read."""
+    """What `stack.json` of the stack in `data` says; None when no stack is ready there. A file that a killed stack
+    left counts for nothing. Raises Outage when the file cannot be read."""
     path = data / "stack.json"
     try:
+        with (data / "up.lock").open() as lock:
+            if _lock(lock, fcntl.LOCK_SH, 0):
+                return None
         answer = json.loads(path.read_text())
     except FileNotFoundError:
         return None
@@ -134,14 +138,26 @@ def write_private(path: Path, content: Mapping[str, Any]) -> None:
     waiting.replace(path)
 
 
-@contextmanager
-def _opening(path: Path) -> Iterator[None]:
+def _make(path: Path) -> None:
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         (path / "logs").mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise UsageError(f"the data folder {path} cannot be made: {error.strerror}; choose another --data") from error
-    yield
+
+
+def _lock(file: TextIO, kind: int, seconds: float) -> bool:
+    """Whether the lock was had. Some patience is needed: `running` takes it for an instant to look."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.02)
+        else:
+            return True
 
 
 def _remembered(path: Path) -> dict[str, int]:

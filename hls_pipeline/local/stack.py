@@ -100,7 +100,7 @@ class Stack:
             ),
             Part(
                 name="databases",
-                title="metadata store (SQLite)",
+                title="databases (SQLite)",
                 command=_python("hls_pipeline.local.databases"),
                 answers=lambda _: True,
                 once=True,
@@ -114,6 +114,7 @@ class Stack:
                     *("--location-name", dagster_home.LOCATION, "--use-python-environment-entry-point"),
                 ),
                 answers=lambda _: probes.listens(self.ports["code_server"]),
+                needs=("databases",),
             ),
             Part(
                 name="dagster",
@@ -122,6 +123,7 @@ class Stack:
                     "hls_pipeline.cli", "ui", "--port", str(self.ports["dagster"]), "--workspace", workspace
                 ),
                 answers=lambda _: probes.webserver_answers(self.url("dagster")),
+                needs=("databases",),
                 address=self.url("dagster"),
             ),
             Part(

@@ -84,7 +84,8 @@ class Supervisor:
         self._environment = environment
         self._narrator = narrator
         self._states = {part.name: _State(part, folder / "logs" / f"{part.name}.log") for part in parts}
-        self._stop_asked = 0
+        self._stop_asked = False
+        self._interrupts = 0
 
     def run(self, on_ready: Callable[[], None]) -> None:
         """Until a signal asks to stop. `on_ready` is called once, when every part has answered.
@@ -183,7 +184,7 @@ class Supervisor:
         for process in living:
             processes.signal_group(process, signal.SIGTERM)
         deadline = time.monotonic() + STOP_SECONDS
-        while living and time.monotonic() < deadline and self._stop_asked < 2:
+        while living and time.monotonic() < deadline and self._interrupts < 2:
             living = [process for process in living if not processes.has_ended(process)]
             time.sleep(_TICK)
         for process in living:
@@ -192,10 +193,11 @@ class Supervisor:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """SIGINT, SIGTERM and SIGHUP ask to stop; said twice, at once."""
+        """SIGINT, SIGTERM and SIGHUP ask to stop; a second Ctrl-C means at once."""
 
         def ask(number: int, frame: FrameType | None) -> None:
-            self._stop_asked += 1
+            self._stop_asked = True
+            self._interrupts += number == signal.SIGINT
 
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         before = [signal.signal(number, ask) for number in numbers]

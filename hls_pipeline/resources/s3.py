@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from dagster_aws.s3 import S3Resource
 
 from hls_pipeline import object_store, settings
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 
 class ObjectStoreResource(S3Resource):
@@ -13,7 +18,7 @@ class ObjectStoreResource(S3Resource):
     def object_store(self) -> object_store.ObjectStore:
         return object_store.connect(settings.load(**self._given()))
 
-    def get_client(self) -> object_store.S3Client:
+    def get_client(self) -> S3Client:
         return object_store.client(settings.load(**self._given()))
 
     def _given(self) -> dict[str, object]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 import tracemalloc
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import aleph_cid
@@ -33,7 +36,7 @@ from tests.ipfs.chacha import key_stream, key_stream_pieces
 
 V0, V1 = PROFILES["unixfs-v0-2015"], PROFILES["unixfs-v1-2025"]
 MIB = 1024 * 1024
-ALPHABET = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01234567890-_"
+KUBOS_ALPHABET = "abcdefghijklmnopqrstuvwxyz01234567890-_"
 
 
 def node_of(pieces: Iterable[bytes], profile: Profile) -> Node:
@@ -56,7 +59,6 @@ def file_of(data: bytes, profile: Profile = V1) -> Node:
         (V0, "v0-seed", 174 * 262144 + 1, "QmV81WL765sC8DXsRhE5fJv2rwhS4icHRaf3J9Zk5FdRnW"),
         (V1, "chunk-v1-seed", MIB, "bafkreiacndfy443ter6qr2tmbbdhadvxxheowwf75s6zehscklu6ezxmta"),
         (V1, "chunk-v1-seed", MIB + 1, "bafybeigmix7t42i6jacydtquhet7srwvgpizfg7gjbq7627d35mjomtu64"),
-        (V1, "v1-2025-seed", 1024 * MIB, "bafybeihmf37wcuvtx4hpu7he5zl5qaf2ineo2lqlfrapokkm5zzw7zyhvm"),
     ],
 )
 def test_files_have_kubos_golden_content_ids(profile: Profile, seed: str, size: int, golden: str) -> None:
@@ -65,10 +67,16 @@ def test_files_have_kubos_golden_content_ids(profile: Profile, seed: str, size: 
     assert node.size == size
 
 
-def test_a_file_of_one_chunk_more_than_a_link_node_holds_has_two_levels() -> None:
-    """Kubo's golden value is for ChaCha20 content of 1 GiB + 1, the one before with one byte more."""
-    pieces = [*key_stream_pieces("v1-2025-seed", 1024 * MIB + 1)]
-    assert str(node_of(pieces, V1).cid) == "bafybeibdsi225ugbkmpbdohnxioyab6jsqrmkts3twhpvfnzp77xtzpyhe"
+def test_a_file_that_fills_a_link_node_and_one_with_a_byte_more_are_those_of_kubo() -> None:
+    builder = FileBuilder(V1)
+    pieces = key_stream_pieces("v1-2025-seed", 1024 * MIB + 1)
+    for piece in islice(pieces, 1024):
+        builder.feed(piece)
+    full = deepcopy(builder).finish()[0]
+    (last,) = pieces
+    builder.feed(last)
+    assert str(full.cid) == "bafybeihmf37wcuvtx4hpu7he5zl5qaf2ineo2lqlfrapokkm5zzw7zyhvm"
+    assert str(builder.finish()[0].cid) == "bafybeibdsi225ugbkmpbdohnxioyab6jsqrmkts3twhpvfnzp77xtzpyhe"
 
 
 @pytest.mark.parametrize(
@@ -111,7 +119,7 @@ def test_a_directory_is_sharded_one_byte_above_the_threshold_as_kubo_does(
     lengths = [length] * (count - 1) + [last]
     starts = [index * length for index in range(count)]
     names = [
-        "".join(ALPHABET[byte % len(ALPHABET)] for byte in stream[start : start + size])
+        "".join(KUBOS_ALPHABET[byte % len(KUBOS_ALPHABET)] for byte in stream[start : start + size])
         for start, size in zip(starts, lengths, strict=True)
     ]
     directory = build_directory(dict.fromkeys(names, file_of(b"x", profile)), profile)
@@ -168,8 +176,6 @@ def test_hashing_a_single_file_or_link_gives_its_own_content_id(tmp_path: Path) 
 
 
 def test_hashing_what_is_not_there_or_no_file_is_the_callers_mistake(tmp_path: Path) -> None:
-    import os
-
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "pipe", tmp_path / "nothing"):
         with pytest.raises(UserError):
@@ -261,7 +267,7 @@ def test_a_path_that_is_a_file_and_a_directory_is_refused() -> None:
 
 def test_a_very_deep_path_is_built_without_recursion() -> None:
     directory = build_directory({"/".join(["d"] * 3000): file_of(b"x")}, V1)
-    assert directory.root.blocks == 3001 - 1 + 1
+    assert directory.root.blocks == 3001  # 3000 directories with the root, and the file
 
 
 def test_links_are_sorted_by_the_bytes_of_their_names() -> None:

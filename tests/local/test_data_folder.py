@@ -82,8 +82,10 @@ def test_settings_come_from_the_running_stack_unless_the_environment_is_complete
         "ipfs_gateway": "http://127.0.0.1:3",
         "database": "sqlite:////x",
     }
-    write_private(tmp_path / "stack.json", stack)
-    found = settings_of(Settings(data=tmp_path))
+    with DataFolder(tmp_path).locked():
+        write_private(tmp_path / "stack.json", stack)
+        found = settings_of(Settings(data=tmp_path))
+    assert running(tmp_path) is None, "the file alone, left by a killed stack, is no running stack"
     assert (found.s3_endpoint, found.s3_inbox, found.database_url) == ("http://127.0.0.1:1", "in", "sqlite:////x")
     complete = Settings(data=tmp_path, database_url="postgresql://db/hls")
     assert settings_of(complete) is complete

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import struct
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,7 +57,8 @@ def not_found(cid: Cid) -> str:
 
 
 def test_the_node_says_that_it_is_not_kubo_and_has_no_peers(node: EmbeddedNode) -> None:
-    assert node.call("version").json["Version"].startswith("hls-pipeline-embedded/")
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert node.call("version").json["Version"] == f"hls-pipeline-embedded/{project['version']}"
     me = node.call("id").json
     assert me["AgentVersion"].startswith("hls-pipeline-embedded/")
     assert (me["Addresses"], me["Protocols"], me["PublicKey"]) == (None, None, "")
@@ -178,7 +180,13 @@ def test_add_lays_files_out_as_it_is_told(node: EmbeddedNode) -> None:
     assert old == {"Name": "a", "Hash": "QmT78zSuBmuS4z925WZfrqQ1qHaJ56DQaTfyMUF7F8ff5o", "Size": "20"}
     wrapped = node.call("add", files, wrap_with_directory="true").lines
     assert [event["Name"] for event in wrapped] == ["a", ""]
-    for option in ({"trickle": "true"}, {"hash": "blake3"}, {"chunker": "rabin"}, {"inline": "true"}):
+    for option in (
+        {"trickle": "true"},
+        {"hash": "blake3"},
+        {"chunker": "rabin"},
+        {"inline": "true"},
+        {"max_hamt_fanout": "8"},
+    ):
         assert node.call("add", files, **option).status == 500
 
 
@@ -281,6 +289,15 @@ def test_an_error_in_the_middle_is_in_the_trailer_of_json_and_cuts_a_car(loaded:
     assert stat.trailers == {"X-Stream-Error": f"error traversing DAG: {not_found(LEAF)}"}
     with pytest.raises(http.client.IncompleteRead):
         loaded.call("dag/export", arg=str(VIDEO.root))
+
+
+def test_a_body_of_unclear_length_is_refused(node: EmbeddedNode) -> None:
+    for headers in (
+        {"Transfer-Encoding": "gzip, chunked"},
+        {"Transfer-Encoding": "chunked", "Content-Length": "0"},
+        {"Content-Length": "-1"},
+    ):
+        assert "how long its body is" in ask(node.rpc, "POST", "/api/v0/version", headers).message
 
 
 def test_garbage_collection_removes_what_no_pin_reaches(node: EmbeddedNode) -> None:

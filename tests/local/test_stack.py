@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import stat
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -19,7 +22,7 @@ from dagster._core.test_utils import create_run_for_test
 
 from hls_pipeline import metadata_store, object_store, settings
 from hls_pipeline.errors import UsageError
-from hls_pipeline.local import probes
+from hls_pipeline.local import probes, seaweed
 from hls_pipeline.local.data_folder import settings_of
 from tests import stack_fixture
 from tests.stack_fixture import RunningStack, running_stack, wait_until
@@ -46,19 +49,13 @@ def everything_answers(stack: RunningStack) -> bool:
         probes.kubo_rpc_answers(addresses["ipfs_rpc"][0])
         and probes.gateway_answers(addresses["ipfs_gateway"])
         and probes.webserver_answers(addresses["dagster"])
-        and bool(list_buckets(stack))
+        and seaweed.has_buckets(settings_of(settings.Settings(data=stack.data)))
     )
-
-
-def list_buckets(stack: RunningStack) -> list[str]:
-    client = object_store.client(settings_of(settings.Settings(data=stack.data)))
-    return [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]
 
 
 def test_when_stack_json_is_there_every_part_answers(stack: RunningStack) -> None:
     assert everything_answers(stack)
     assert probes.daemons_beat(stack.addresses["dagster"], since=time.time() - 120)
-    assert sorted(list_buckets(stack)) == ["inbox", "media"]
     metadata_store.connect(stack.addresses["database"]).ping()
 
 
@@ -74,7 +71,7 @@ def test_stack_json_names_what_other_programs_rely_on_and_is_its_owners_alone(st
 
 def test_no_part_listens_anywhere_but_on_loopback(stack: RunningStack) -> None:
     listening = {
-        connection.laddr.ip
+        connection.laddr.ip.removeprefix("::ffff:")  # IPv4 as gRPC's two-family sockets show it (RFC 4291, 2.5.5.2)
         for pid in stack.processes()
         for connection in psutil.Process(pid).net_connections("inet")
         if connection.status == psutil.CONN_LISTEN
@@ -97,11 +94,58 @@ def test_a_second_stack_on_the_same_data_is_refused_and_told_who_holds_it(stack:
     assert everything_answers(stack)
 
 
+def test_the_doctor_finds_a_running_stack_in_good_health_and_leaves_nothing_behind(stack: RunningStack) -> None:
+    answer = hls_pipeline("doctor", "--json", "--data", str(stack.data))
+    assert answer.returncode == 0, answer.stdout
+    checks = {check["service"]: check for check in json.loads(answer.stdout)["checks"]}
+    assert {"S3 bucket inbox", "S3 bucket media", "metadata store", "Dagster", "free disk"} < set(checks)
+    assert all(check["ok"] for check in checks.values())
+    client = object_store.client(settings_of(settings.Settings(data=stack.data)))
+    for bucket in ("inbox", "media"):
+        assert client.list_objects_v2(Bucket=bucket)["KeyCount"] == 0
+        assert "Uploads" not in client.list_multipart_uploads(Bucket=bucket)
+
+
+def test_the_doctor_says_which_service_is_missing_and_what_to_do(stack: RunningStack, tmp_path: Path) -> None:
+    wrong = {
+        "HLS_DATABASE_URL": f"sqlite:///{tmp_path}/empty.sqlite",
+        "HLS_S3_ENDPOINT": stack.addresses["ipfs_gateway"],
+        "HLS_S3_ACCESS_KEY": "a",
+        "HLS_S3_SECRET_KEY": "b",
+        "HLS_IPFS_RPC_URLS": json.dumps([stack.addresses["s3"]]),
+        "HLS_IPFS_GATEWAY_URLS": json.dumps(["http://127.0.0.1:9"]),
+    }
+    answer = hls_pipeline("doctor", "--json", environment=wrong)
+    assert answer.returncode == 3
+    checks = json.loads(answer.stdout)["checks"]
+    assert [check["service"] for check in checks if check["ok"]] == ["IPFS configuration"]
+    assert all(check["detail"] and check["advice"] for check in checks if not check["ok"])
+    assert "Traceback" not in answer.stderr
+
+
+def test_without_any_stack_the_doctor_says_how_to_start_one(tmp_path: Path) -> None:
+    answer = hls_pipeline("doctor", "--data", str(tmp_path))
+    assert answer.returncode == 3
+    assert "hls-pipeline up" in answer.stdout
+
+
+def hls_pipeline(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "hls_pipeline.cli", *arguments],
+        env={**os.environ, **(environment or {})},
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+
+
 @pytest.mark.parametrize("name", ["s3", "ipfs", "code-server", "dagster", "daemon"])
 def test_a_part_that_is_killed_is_restarted_with_a_message(stack: RunningStack, name: str) -> None:
-    killed, moment = part(stack, name), time.time()
+    killed, moment, before = part(stack, name), time.time(), len(stack.said())
     killed.kill()
     stack.wait_until_said(f"was ended by SIGKILL; starting it again (its log: {stack.data}/logs/{name}.log)")
+    stack.wait_until_said(" is back after ", after=before)
     wait_until(lambda: everything_answers(stack), 30, lambda: f"all parts:\n{stack.said()}")
     assert part(stack, name).pid != killed.pid
     if name in ("code-server", "daemon"):
@@ -119,6 +163,19 @@ def repositories(stack: RunningStack) -> list[str]:
     )
     nodes = answer["repositoriesOrError"].get("nodes", []) if answer else []
     return [node["location"]["name"] for node in nodes]
+
+
+def test_a_stack_that_is_stopped_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
+    starting = stack_fixture.start(tmp_path / "data")
+    starting.wait_until_said("S3 (SeaweedFS)")
+    assert stack_fixture.stop(starting) < 10
+    assert starting.process.returncode == 0
+
+
+def test_a_part_that_cannot_start_is_named_with_its_log_and_the_exit_code_is_3(tmp_path: Path) -> None:
+    broken = stack_fixture.start(tmp_path / "data", {"HLS_S3_INBOX": "Not a bucket name", "HLS_IPFS_QUORUM": "1"})
+    assert broken.process.wait(90) == 3, broken.said()
+    assert broken.processes() == []
 
 
 def test_after_kill_9_the_next_up_ends_what_was_left_and_carries_on(tmp_path: Path) -> None:

@@ -24,7 +24,16 @@ _READ = 1024 * 1024
 _LARGEST_CHUNK = MAX_BLOCK - 256
 """Bytes; what wraps a chunk must fit into the block too."""
 _MOST_LINKS = 16 * 1024
-_REFUSED = ("trickle", "nocopy", "fscache", "inline", "preserve-mode", "preserve-mtime", "mode", "mtime", "to-files")
+_REFUSED = ("trickle", "nocopy", "fscache", "inline", "preserve-mode", "preserve-mtime")
+_FIXED = {
+    "hash": "sha2-256",
+    "max-directory-links": "0",
+    "max-hamt-fanout": "256",
+    "mode": "0",
+    "mtime": "0",
+    "to-files": "",
+}
+"""Options that this node knows with one value alone."""
 _Put = Callable[[Cid, bytes], None]
 
 
@@ -140,10 +149,11 @@ def _profile(call: Call) -> Profile:
     if version not in (0, 1):
         raise UserError(f"CID version {version} is unknown")
     for name in _REFUSED:
-        if call.text(name) not in ("", "0", "false"):
+        if call.flag(name):
             raise UserError(f"this node does not add with {name}")
-    if call.text("hash", "sha2-256") != "sha2-256":
-        raise UserError("this node adds with sha2-256 alone")
+    for name, value in _FIXED.items():
+        if call.text(name, value) != value:
+            raise UserError(f"this node adds with {name}={value!r} alone")
     base = PROFILES["unixfs-v1-2025" if version else "unixfs-v0-2015"]
     links = call.number("max-file-links", base.max_links)
     if not 2 <= links <= _MOST_LINKS:

@@ -31,6 +31,8 @@ _WRITERS = 8
 """Threads that write and sync; on one disk more of them gain nothing (measured: 1 → 260 MiB/s, 4-16 → 1 GiB/s)."""
 _IN_FLIGHT = 12
 """Blocks waiting to be written, over all sessions: at most 24 MiB."""
+_COARSE_TIME = 2_000_000_000
+"""Nanoseconds."""
 
 
 class BlockMissing(NotFound):
@@ -68,6 +70,17 @@ class BlockStore:
             _sync_folder(fresh)
             fresh.rename(self._blocks)
             _sync_folder(self._blocks.parent)
+            _sync_folder(self._blocks.parent.parent)
+        self._slack = 0 if self._keeps_nanoseconds() else _COARSE_TIME
+
+    def _keeps_nanoseconds(self) -> bool:
+        """Whether the file system keeps timestamps as they are set. Old ones round them down, by up to two seconds."""
+        probe = self._temporary / "probe"
+        probe.touch()
+        os.utime(probe, ns=(1, 1))
+        exact = probe.stat().st_mtime_ns == 1
+        probe.unlink()
+        return exact
 
     def close(self) -> None:
         """Let the writes under way end. New ones are refused."""
@@ -85,7 +98,8 @@ class BlockStore:
             yield session
         finally:
             session.wait()
-            del self._sessions[number]
+            with self._gate:
+                del self._sessions[number]
 
     def read(self, cid: Cid) -> bytes:
         """The block, hashed again. BlockMissing; Corruption if what lies on disk is not what was stored."""
@@ -125,7 +139,7 @@ class BlockStore:
     def horizon(self) -> int:
         """Read this before the pins: `sweep` then spares what open and later sessions touch."""
         with self._gate:
-            return min((self.now(), *self._sessions.values()))
+            return min((self.now(), *self._sessions.values())) - self._slack
 
     def sweep(self, keep: Container[bytes], horizon: int) -> Iterator[bytes]:
         """Remove the blocks whose digests are not in `keep` and that are older than `horizon`; yield their digests."""
@@ -219,12 +233,16 @@ class Session:
         self._pending.append(self._store.submit(cid, data))
 
     def keep(self, cid: Cid) -> None:
-        """Hold on to a block that is there. BlockMissing."""
-        if cid.hash != IDENTITY and not self._store.touch(self._store.path(cid)):
+        """Hold on to a block that is there. Whoever wrote it may not have flushed it: do so. BlockMissing."""
+        if cid.hash == IDENTITY:
+            return
+        path = self._store.path(cid)
+        if not self._store.touch(path):
             raise BlockMissing(cid)
+        self._folders.add(path.parent)
 
     def flush(self) -> None:
-        """Return when everything put so far would survive a power cut. ServiceError."""
+        """Return when everything put or kept so far would survive a power cut. ServiceError."""
         pending, self._pending = self._pending, []
         self._settle(pending)
         folders, self._folders = self._folders, set()

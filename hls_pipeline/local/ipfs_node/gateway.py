@@ -1,7 +1,8 @@
 """The HTTP gateway: `/ipfs/<cid>[/path]` as files, listings, raw blocks and CARs, read only and never cached wrongly.
 
-Answers follow Kubo's path gateway, but content types are those of `hls.content_types`; every block is hashed again on its way out, and one
-that is missing or damaged in the middle cuts the connection. Sources: specs.ipfs.tech/http-gateways (path, trustless), RFC 9110 for ranges and conditions.
+Answers follow Kubo's path gateway, but content types are those of `hls.content_types`; every block is hashed again on
+its way out, and one that is missing or damaged in the middle cuts the connection.
+Sources: specs.ipfs.tech/http-gateways (path, trustless), RFC 9110 for ranges and conditions.
 """
 
 from __future__ import annotations

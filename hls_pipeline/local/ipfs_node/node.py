@@ -88,6 +88,7 @@ class Node:
 
         for block, _ in walk([cid], load) if mode == "recursive" else [(cid, load(cid))]:
             yield block, self.store.size(block)
+        session.flush()
 
     def indirect(self) -> Iterator[tuple[Cid, Cid]]:
         """Every block below a recursive pin, once, with the pin that holds it."""

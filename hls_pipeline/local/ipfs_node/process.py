@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
@@ -13,7 +12,7 @@ from hls_pipeline.local.ipfs_node.commands import COMMANDS
 from hls_pipeline.local.ipfs_node.node import Node
 from hls_pipeline.local.ipfs_node.server import Server
 
-_GRACE = 2.0
+_GRACE = 1.5
 """Seconds that requests under way are given at the end."""
 
 
@@ -39,4 +38,3 @@ def run(repo: Path, rpc_address: str, gateway_address: str, gc_grace: float = 0)
         for server in servers:
             server.stop(deadline)
         node.close()
-    print("stopped", file=sys.stderr)

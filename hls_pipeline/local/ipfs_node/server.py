@@ -39,10 +39,11 @@ class Body:
 
     def __init__(self, stream: Any, headers: Message) -> None:
         self._stream = stream
-        self._chunked = headers.get("Transfer-Encoding", "").lower() == "chunked"
+        coding = headers.get("Transfer-Encoding", "").lower()
+        self._chunked = coding == "chunked"
         length = headers.get("Content-Length", "0")
-        if not (length.isascii() and length.isdigit()) or (self._chunked and "Content-Length" in headers):
-            raise UserError("the length of the request's body is malformed")
+        if coding not in ("", "chunked") or (coding and "Content-Length" in headers) or not _is_number(length):
+            raise UserError("the request does not say clearly how long its body is")
         self._left = 0 if self._chunked else int(length)
         self._first = True
         self.finished = not self._chunked and not self._left
@@ -310,6 +311,10 @@ class _Handler(BaseHTTPRequestHandler):
                 body.read()
 
 
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
 def _close(body: Iterator[bytes]) -> None:
     close = getattr(body, "close", None)
     if close:
@@ -322,6 +327,6 @@ def _one_line(text: str) -> bytes:
 
 def _host_and_port(address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
-    if not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+    if not host or not _is_number(port) or int(port) > 65535:
         raise UsageError(f"{address!r} is no address to listen on; write HOST:PORT, for example 127.0.0.1:5001")
     return host.removeprefix("[").removesuffix("]"), int(port)

@@ -1,0 +1,53 @@
+# Everything one does with this project. `make demo` is the one to try first; Python 3.11 and make are enough for it.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/installed
+
+.PHONY: help setup up demo test lint format bench lock clean
+
+help:  ## what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+setup: $(STAMP)  ## .venv with the locked dependencies and hls-pipeline in it
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or newer is needed; $(PYTHON) is `$(PYTHON) --version 2>&1`."; \
+	  echo "Install one and say which: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 2; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
+	  echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt-get install python3-venv"; exit 2; }
+	@echo "setting up .venv; this takes a minute or two, once"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+up: setup  ## the local stack in the foreground; Ctrl-C stops all of it
+	@$(BIN)/hls-pipeline up
+
+demo: setup  ## the sample package on its way from the inbox to its final JSON
+	@$(BIN)/hls-pipeline demo examples/sample
+
+test: setup  ## all tests, and what they need
+	@tests/install-packages.sh
+	$(BIN)/python -m pytest
+
+lint: setup  ## style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: setup  ## style, corrected
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: setup  ## side-by-side measurements
+	@set -e; for program in bench/*.py; do echo "== $$program"; $(BIN)/python "$$program"; done
+
+lock: setup  ## requirements.lock from pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-strip-extras --extra dev --python-version 3.11 \
+	  --custom-compile-command 'make lock' pyproject.toml --output-file requirements.lock
+
+clean:  ## everything that was made here; the data of the local stack stays
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,0 +1,47 @@
+"""The gateway put together: layers, routes, error table. `create_app(settings)` is all others need.
+
+A new group of routes is a router in a file of its own, named here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+from hls_pipeline.gateway import health, problems, videos
+from hls_pipeline.gateway.config import GatewaySettings
+from hls_pipeline.gateway.frame import Frame
+from hls_pipeline.gateway.services import connect
+
+_DESCRIPTION = """Send an encoded HLS package, get a playable answer within seconds, and watch it move to IPFS.
+Errors are problem documents (RFC 9457) with a stable `code`; a refused package carries its whole report."""
+
+
+def create_app(settings: GatewaySettings) -> FastAPI:
+    """Raises UsageError for settings that do not fit together. Nothing is connected to before the first request."""
+    services = connect(settings)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+
+    app = FastAPI(
+        title="hls-pipeline", version="1", description=_DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None
+    )
+    app.state.services = services
+    problems.install(app)
+    for router in (health.router, videos.router):
+        app.include_router(router)
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=["*"],
+        allow_methods=["GET", "HEAD"],
+        allow_headers=["Authorization", "Range", "If-None-Match"],
+        expose_headers=["Content-Length", "Content-Range", "Accept-Ranges", "ETag", "X-Request-ID"],
+        max_age=86_400,
+    )
+    app.add_middleware(Frame, metrics=services.metrics)
+    return app

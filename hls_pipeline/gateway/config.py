@@ -1,0 +1,37 @@
+"""What the gateway can be told beside the common settings: `HLS_…` variables like all others.
+
+Add a field when two gateways may rightly differ; defaults are those of a gateway that strangers can reach.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, SecretStr
+
+from hls_pipeline.settings import Settings
+
+
+class GatewaySettings(Settings):
+    public_read: bool = Field(False, description="reading and playing need no key")
+    play: Literal["proxy", "redirect"] = Field(
+        "proxy", description="media through the gateway, or by redirect to presigned S3 and IPFS gateway addresses"
+    )
+    public_ipfs_gateway: str | None = Field(
+        None, description="IPFS gateway that viewers are sent to; the first of the nodes' otherwise"
+    )
+    presign_seconds: int = Field(3600, ge=60, le=604_800, description="how long a presigned address is good")
+    page_key: SecretStr | None = Field(
+        None, description="key the pages use for visitors from this machine; for a local stack only"
+    )
+
+    upload_bytes: int = Field(64 << 30, ge=1, description="largest package, bytes")
+    upload_files: int = Field(5000, ge=1, description="most files in one multipart upload")
+    upload_seconds: float = Field(6 * 3600, gt=0, description="longest time one upload may take")
+    body_silence_seconds: float = Field(30, gt=0, description="a client that sends nothing for so long is cut off")
+    uploads_per_key: int = Field(8, ge=1, description="uploads one key may send at once")
+    uploads_at_once: int = Field(32, ge=1, description="uploads all keys together may send at once")
+    requests_per_minute: int = Field(6000, ge=1, description="requests of one key (or one address without key)")
+    bytes_per_hour: int = Field(1 << 40, ge=1, description="bytes one key may upload within an hour")
+
+    webhook_private: bool = Field(False, description="webhooks may go to loopback and private addresses")

@@ -1,0 +1,77 @@
+"""What is around every request: its id, one structured log line, its time in the metrics, and the headers of all
+answers. A pure ASGI layer, so that streams pass through untouched."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import secrets
+import time
+from typing import Any
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from hls_pipeline.gateway.metrics import Metrics
+
+log = logging.getLogger("hls_pipeline.gateway.requests")
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_ALWAYS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "X-Frame-Options": "DENY",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+}
+"""Pages bring a policy of their own; nothing else we send is ever to be shown as a page."""
+
+
+class Frame:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = dict(scope["headers"]).get(b"x-request-id", b"")
+        request_id = given.decode() if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        scope["hls.request_id"] = request_id
+        began, status = time.perf_counter(), 0
+
+        async def send_framed(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = request_id
+                for name, value in _ALWAYS.items():
+                    headers.setdefault(name, value)
+                self._metrics.requests.labels(_route(scope), scope["method"], str(status)).observe(
+                    time.perf_counter() - began
+                )
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_framed)
+        finally:
+            _log(scope, request_id, status, time.perf_counter() - began)
+
+
+def _route(scope: Scope) -> str:
+    """The route's template, never the path itself: strangers choose paths."""
+    return str(getattr(scope.get("route"), "path", "none"))
+
+
+def _log(scope: Scope, request_id: str, status: int, seconds: float) -> None:
+    """Neither query nor headers: they may hold keys and signatures."""
+    line: dict[str, Any] = {
+        "request_id": request_id,
+        "method": scope["method"],
+        "route": _route(scope),
+        "video_id": str(scope.get("path_params", {}).get("video_id", ""))[:64] or None,
+        "status": status,
+        "seconds": round(seconds, 4),
+    }
+    log.info(json.dumps({name: value for name, value in line.items() if value is not None}))

@@ -1,0 +1,178 @@
+"""What the gateway keeps in the metadata store beside the videos: keys, idempotency, open presigned uploads.
+
+Each method is one transaction, as in `metadata_store.py`. Webhooks have `webhook_records.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from hls_pipeline import tables
+from hls_pipeline.errors import NotFound
+from hls_pipeline.metadata_store import InventoryFile, MetadataStore
+from hls_pipeline.uploads import State
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    key_id: str
+    name: str
+    secret_sha256: str
+    scopes: tuple[str, ...]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    session_of: str | None
+
+    def valid(self, now: datetime) -> bool:
+        return self.revoked_at is None and (self.expires_at is None or self.expires_at > now)
+
+
+@dataclass(frozen=True)
+class Owner:
+    video_id: str
+    owner: str | None
+
+
+@dataclass(frozen=True)
+class Playable:
+    """Where the current revision of a video has a file."""
+
+    upload_id: str
+    state: State
+    revision: int
+    root: str
+    file: InventoryFile
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """What was answered to the first request with an idempotency key; `status` is None while it is under way."""
+
+    request: str
+    status: int | None
+    body: str | None
+
+
+class Records:
+    def __init__(self, store: MetadataStore) -> None:
+        self._store = store
+
+    # ---- keys -------------------------------------------------------------------------------------------------
+
+    def add_key(self, key: ApiKey) -> None:
+        with self._store.writing() as db:
+            db.execute(sa.delete(tables.api_key).where(tables.api_key.c.session_of.is_not(None),
+                                                       tables.api_key.c.expires_at < key.created_at))
+            db.execute(sa.insert(tables.api_key).values(**{**asdict(key), "scopes": list(key.scopes)}))
+
+    def key(self, key_id: str) -> ApiKey | None:
+        """A session is revoked with the key it acts for."""
+        own, parent = tables.api_key, tables.api_key.alias("parent")
+        query = (
+            sa.select(own, parent.c.revoked_at.label("parent_revoked"), parent.c.expires_at.label("parent_expires"))
+            .outerjoin(parent, parent.c.key_id == own.c.session_of)
+            .where(own.c.key_id == key_id)
+        )
+        with self._store.reading() as db:
+            row = db.execute(query).first()
+        if row is None:
+            return None
+        ends = [moment for moment in (row.expires_at, row.parent_expires) if moment]
+        key = _key(row)
+        return ApiKey(**{**key.__dict__, "revoked_at": row.revoked_at or row.parent_revoked,
+                         "expires_at": min(ends, default=None)})
+
+    def keys(self) -> tuple[ApiKey, ...]:
+        """All keys, sessions apart, oldest first."""
+        table = tables.api_key
+        query = sa.select(table).where(table.c.session_of.is_(None)).order_by(table.c.created_at, table.c.key_id)
+        with self._store.reading() as db:
+            return tuple(_key(row) for row in db.execute(query))
+
+    def revoke_key(self, key_id: str, now: datetime) -> None:
+        """Raises NotFound."""
+        table = tables.api_key
+        with self._store.writing() as db:
+            changed = db.execute(
+                sa.update(table).where(table.c.key_id == key_id, table.c.revoked_at.is_(None)).values(revoked_at=now)
+            ).rowcount
+        if not changed:
+            raise NotFound(f"key {key_id}: there is no such key in use; `hls-pipeline keys list` shows them")
+
+    # ---- videos -----------------------------------------------------------------------------------------------
+
+    def claim_video(self, video_id: str, key_id: str, now: datetime) -> str:
+        """The key that the video belongs to: `key_id` if it was nobody's."""
+        table = tables.video
+        with self._store.writing() as db:
+            row = db.execute(sa.select(table).filter_by(video_id=video_id)).first()
+            if row is None:
+                db.execute(sa.insert(table).values(video_id=video_id, owner=key_id, created_at=now, versions=0))
+            elif row.owner is None:
+                db.execute(sa.update(table).filter_by(video_id=video_id).values(owner=key_id))
+            return str(row.owner) if row and row.owner else key_id
+
+    def owner(self, video_id: str) -> Owner | None:
+        with self._store.reading() as db:
+            row = db.execute(sa.select(tables.video).filter_by(video_id=video_id)).first()
+        return Owner(row.video_id, row.owner) if row else None
+
+    def playable(self, video_id: str, path: str) -> Playable:
+        """Where the current revision has `path`. Raises NotFound."""
+        video, version, upload, file = tables.video, tables.version, tables.upload, tables.inventory
+        query = (
+            sa.select(file, upload.c.state, upload.c.revision, upload.c.root)
+            .select_from(video)
+            .join(version, (version.c.video_id == video.c.video_id) & (version.c.n == video.c.current_version))
+            .join(upload, (upload.c.video_id == video.c.video_id) & (upload.c.revision == version.c.revision))
+            .join(file, file.c.upload_id == upload.c.upload_id)
+            .where(video.c.video_id == video_id, file.c.path == path)
+        )
+        with self._store.reading() as db:
+            row = db.execute(query).first()
+        if row is None:
+            raise NotFound(f"video {video_id} has no such file to play")
+        found = InventoryFile(**{field.name: getattr(row, field.name) for field in fields(InventoryFile)})
+        return Playable(row.upload_id, State(row.state), row.revision, row.root, found)
+
+    # ---- idempotency ------------------------------------------------------------------------------------------
+
+    def begin(self, key_id: str, idempotency_key: str, request: str, now: datetime, stale: timedelta) -> Remembered | None:
+        """None when this request is the first with its key, which is then taken; otherwise what is known of the
+        first. One that was cut off `stale` ago counts for nothing."""
+        table = tables.idempotency
+        own = {"key_id": key_id, "idempotency_key": idempotency_key}
+        with self._store.writing() as db:
+            db.execute(sa.delete(table).where(table.c.created_at < now - timedelta(days=1)))
+            db.execute(
+                sa.delete(table).filter_by(**own).where(table.c.status.is_(None), table.c.created_at < now - stale)
+            )
+            row = db.execute(sa.select(table).filter_by(**own)).first()
+            if row is None:
+                db.execute(sa.insert(table).values(**own, request=request, created_at=now))
+                return None
+        return Remembered(row.request, row.status, row.body)
+
+    def remember(self, key_id: str, idempotency_key: str, status: int, body: str) -> None:
+        table = tables.idempotency
+        with self._store.writing() as db:
+            db.execute(
+                sa.update(table)
+                .filter_by(key_id=key_id, idempotency_key=idempotency_key)
+                .values(status=status, body=body)
+            )
+
+    def forget(self, key_id: str, idempotency_key: str) -> None:
+        """The first request came to nothing; the next with its key is the first again."""
+        with self._store.writing() as db:
+            db.execute(sa.delete(tables.idempotency).filter_by(key_id=key_id, idempotency_key=idempotency_key))
+
+
+def _key(row: sa.Row[Any]) -> ApiKey:
+    values = {field.name: getattr(row, field.name) for field in fields(ApiKey)}
+    return ApiKey(**{**values, "scopes": tuple(row.scopes)})

@@ -1,0 +1,171 @@
+"""Reading: the list, a video's document now or at a time, its versions, its proof, and how far it has come."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query, Request
+from fastapi.responses import JSONResponse, Response
+
+from hls_pipeline import clock, keys
+from hls_pipeline.errors import NotFound
+from hls_pipeline.gateway import progress
+from hls_pipeline.gateway.access import Reader
+from hls_pipeline.gateway.problems import Refused
+from hls_pipeline.gateway.services import Services, ServicesDep
+from hls_pipeline.metadata_store import Version
+from hls_pipeline.uploads import State, Upload
+
+router = APIRouter(prefix="/v1/videos", tags=["videos"])
+
+VideoId = Annotated[str, Path(description="the video's id", examples=["video_123"])]
+
+_NOT_CACHED = {"Cache-Control": "no-cache"}
+
+
+@router.get("", summary="All videos, by id")
+def list_videos(
+    services: ServicesDep,
+    _: Reader,
+    limit: Annotated[int, Query(ge=1, le=1000, description="at most so many")] = 100,
+    after: Annotated[str, Query(max_length=64, description="`next` of the page before")] = "",
+) -> dict[str, Any]:
+    if after and not keys.is_video_id(after):
+        raise Refused(400, "bad_request", "after is no video id")
+    uploads = services.store.videos(limit, after)
+    return {
+        "videos": [progress.about(upload, services.store) for upload in uploads],
+        "next": uploads[-1].video_id if len(uploads) == limit else None,
+    }
+
+
+@router.get(
+    "/{video_id}",
+    summary="The metadata document, now or as of a time",
+    description="While the video is on its way this is the temporary document, afterwards the final one. A video that "
+    "never had a document has one made of its status alone. `status` says `failed` or `withdrawn` where that is so.",
+    responses={304: {"description": "it is still what `If-None-Match` names"}},
+)
+def video(
+    video_id: VideoId,
+    request: Request,
+    services: ServicesDep,
+    _: Reader,
+    as_of: Annotated[datetime | None, Query(description="RFC 3339; the document readers got at that time")] = None,
+) -> Response:
+    _check_id(video_id)
+    if as_of is not None:
+        return _answer(request, json.loads(_as_of(services.store.versions(video_id), as_of).document))
+    upload = latest(services, video_id)
+    version = services.store.current(video_id)
+    return _answer(request, _document(upload, version))
+
+
+@router.get("/{video_id}/versions", summary="Every document the video ever had, with who, when and why")
+def versions(video_id: VideoId, services: ServicesDep, _: Reader) -> dict[str, Any]:
+    _check_id(video_id)
+    return {"video_id": video_id, "versions": [version_json(item) for item in services.store.versions(video_id)]}
+
+
+@router.get("/{video_id}/versions/{n}", summary="One version")
+def version(
+    video_id: VideoId, n: Annotated[int, Path(ge=1, le=2**31 - 1)], services: ServicesDep, _: Reader
+) -> dict[str, Any]:
+    _check_id(video_id)
+    for item in services.store.versions(video_id):
+        if item.n == n:
+            return version_json(item)
+    raise NotFound(f"video {video_id} has no version {n}")
+
+
+@router.get("/{video_id}/status", summary="How far the newest arrival has come")
+def status(video_id: VideoId, request: Request, services: ServicesDep, _: Reader) -> Response:
+    _check_id(video_id)
+    return _answer(request, progress.about(latest(services, video_id), services.store, full=True))
+
+
+@router.get("/{video_id}/proof", summary="Which IPFS nodes proved to hold it, and what was removed from S3 on that")
+def proof(video_id: VideoId, services: ServicesDep, _: Reader) -> dict[str, Any]:
+    _check_id(video_id)
+    upload = services.store.current_upload(video_id) or latest(services, video_id)
+    receipts = services.store.receipts(upload.upload_id)
+    return {
+        "video_id": video_id,
+        "revision": upload.revision,
+        "state": upload.state,
+        "directory": upload.root,
+        "record": upload.record,
+        "blocks": upload.blocks,
+        "proofs": [receipt for receipt in receipts if receipt["kind"] == "proof"],
+        "deletions": [receipt for receipt in receipts if receipt["kind"] == "deletion"],
+    }
+
+
+def version_json(item: Version) -> dict[str, Any]:
+    return {
+        "n": item.n,
+        "revision": item.revision,
+        "time": clock.text(item.time),
+        "actor": item.actor,
+        "reason": item.reason,
+        "run_id": item.run_id,
+        "document": json.loads(item.document),
+        "document_sha256": item.document_sha256,
+        "previous_hash": item.previous_hash,
+        "hash": item.hash,
+    }
+
+
+def latest(services: Services, video_id: str) -> Upload:
+    """The newest arrival. Raises NotFound."""
+    upload = services.store.latest_upload(video_id)
+    if upload is None:
+        raise NotFound(f"video {video_id}: not known here")
+    return upload
+
+
+def _document(upload: Upload, version: Version | None) -> dict[str, Any]:
+    if version is None:
+        without: dict[str, Any] = {"video_id": upload.video_id, "revision": None, "status": str(upload.state)}
+        return {**without, "report": upload.report} if upload.state is State.REJECTED else without
+    document: dict[str, Any] = json.loads(version.document)
+    ended = upload.state in (State.FAILED, State.WITHDRAWN)
+    if ended and upload.revision == version.revision:  # the document was true when it was written
+        document["status"] = str(upload.state)
+    return document
+
+
+def _as_of(found: Sequence[Version], moment: datetime) -> Version:
+    """What readers got then: the last final document, or before the first of them the last temporary one."""
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    until = [item for item in found if item.time <= moment]
+    if not until:
+        raise NotFound("there was no document at that time")
+    final = [item for item in until if json.loads(item.document)["status"] == "ready"]
+    return (final or until)[-1]
+
+
+def _answer(request: Request, content: Any) -> Response:
+    body = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+    etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    headers = {**_NOT_CACHED, "ETag": etag}
+    if names_etag(request.headers.get("if-none-match"), etag):
+        return Response(status_code=304, headers=headers)
+    return Response(body, media_type=JSONResponse.media_type, headers=headers)
+
+
+def names_etag(header: str | None, etag: str) -> bool:
+    """Whether `If-None-Match` names `etag`, compared weakly (RFC 9110 section 13.1.2)."""
+    if header is None:
+        return False
+    return any(item.strip().removeprefix("W/") in (etag, "*") for item in header.split(","))
+
+
+def _check_id(video_id: str) -> None:
+    if not keys.is_video_id(video_id):
+        raise NotFound("there is no such video: this is no video id")

@@ -1,0 +1,93 @@
+"""What the tests share: one SeaweedFS, two embedded IPFS nodes and one PostgreSQL for the session, each started when
+the first test asks for it; an empty inbox, an empty media bucket and a new database for each test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hls_pipeline import metadata_store
+from hls_pipeline.metadata_store import MetadataStore
+from hls_pipeline.settings import Settings
+from tests import services
+from tests.local import ipfs_node_fixture
+from tests.local.ipfs_node_fixture import EmbeddedNode
+from tests.services import Postgres, World
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """Settings that reach the session's SeaweedFS."""
+    with services.running_s3(tmp_path_factory.mktemp("s3")) as settings:
+        yield settings
+
+
+@pytest.fixture(scope="session")
+def ipfs_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedNode]:
+    with ipfs_node_fixture.running(tmp_path_factory.mktemp("ipfs")) as node:
+        yield node
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    with services.running_postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return services.migrated_sqlite(tmp_path_factory.mktemp("template") / "metadata.sqlite")
+
+
+@pytest.fixture
+def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
+    return services.copy_sqlite(sqlite_template, tmp_path / "metadata.sqlite")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """A new database with the newest schema, once of each kind."""
+    if request.param == "sqlite":
+        url: str = request.getfixturevalue("sqlite_url")
+        return url
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.new_database()
+
+
+@pytest.fixture
+def store(database_url: str) -> Iterator[MetadataStore]:
+    store = metadata_store.connect(database_url)
+    yield store
+    store._engine.dispose()
+
+
+@pytest.fixture
+def s3_and_ipfs(s3: Settings, ipfs_node: EmbeddedNode) -> Settings:
+    """Settings that reach both, without a metadata store. Drops start at once, and what fails is tried at once."""
+    return s3.model_copy(
+        update={
+            "ipfs_rpc_urls": (f"http://{ipfs_node.rpc}",),
+            "ipfs_gateway_urls": (f"http://{ipfs_node.gateway}",),
+            "inbox_quiet_seconds": 0.0,
+            "retry_seconds": 0.01,
+        }
+    )
+
+
+@pytest.fixture
+def world(s3_and_ipfs: Settings, sqlite_url: str) -> World:
+    return _empty_world(s3_and_ipfs, sqlite_url)
+
+
+@pytest.fixture
+def world_on_each_database(s3_and_ipfs: Settings, database_url: str) -> World:
+    return _empty_world(s3_and_ipfs, database_url)
+
+
+def _empty_world(settings: Settings, database_url: str) -> World:
+    world = World.of(settings.model_copy(update={"database_url": database_url}))
+    world.empty_buckets()
+    return world

@@ -1,0 +1,85 @@
+"""Real IPFS nodes for tests, each a process of its own on a private repository: the embedded one, and Kubo."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from hls_pipeline.errors import Outage
+from hls_pipeline.ipfs.kubo import Kubo
+from hls_pipeline.local import kubo
+
+START_SECONDS = 30
+KINDS = ("embedded", "kubo") if kubo.find() else ("embedded",)
+"""Kubo is tested wherever `ipfs` is on PATH."""
+
+
+@dataclass(frozen=True)
+class IpfsNode:
+    kind: str
+    rpc_url: str
+    gateway_url: str
+    process: subprocess.Popen[bytes]
+
+    def client(self, stall_seconds: float = 20) -> Kubo:
+        return Kubo(self.rpc_url, self.gateway_url, stall_seconds=stall_seconds)
+
+    def kill(self) -> None:
+        """As a power cut would."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+
+@contextmanager
+def running(kind: str, repo: Path) -> Iterator[IpfsNode]:
+    """A node over `repo`, which it makes if it is not there. Answering when this is entered, gone afterwards."""
+    rpc, gateway = f"127.0.0.1:{_free_port()}", f"127.0.0.1:{_free_port()}"
+    if kind == "kubo":
+        kubo.prepare(repo, rpc, gateway)
+        command, environment = kubo.command(repo), kubo.environment(repo)
+    else:
+        command = [sys.executable, "-m", "hls_pipeline.local.ipfs_node"]
+        command += ["--repo", str(repo), "--rpc", rpc, "--gateway", gateway]
+        environment = dict(os.environ)
+    log = repo.with_suffix(".log")
+    with open(log, "ab") as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+    node = IpfsNode(kind, f"http://{rpc}", f"http://{gateway}", process)
+    try:
+        _wait_until_it_answers(node, log)
+        yield node
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_until_it_answers(node: IpfsNode, log: Path) -> None:
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end and node.process.poll() is None:
+        try:
+            with node.client() as client:
+                client.version()
+        except Outage:
+            time.sleep(0.05)
+        else:
+            return
+    raise AssertionError(f"the {node.kind} node did not start:\n{log.read_text()[-3000:]}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
