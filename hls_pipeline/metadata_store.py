@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from hls_pipeline import clock, documents, tables
 from hls_pipeline.errors import Conflict, LeaseLost, NotFound, Outage
@@ -38,7 +39,12 @@ class Lease:
     video_id: str
     upload_id: str
     holder: str
+    """Kind of work and run id: `path:…`, `hand:…`, `gateway:…`."""
     fence: int
+
+    @property
+    def run_id(self) -> str:
+        return self.holder.partition(":")[2] or self.holder
 
 
 @dataclass(frozen=True)
@@ -115,10 +121,11 @@ class MetadataStore:
     def receive(self, drop: Drop, now: datetime) -> Upload:
         """A frozen drop is an upload. Said twice, it stays one; an incomplete one of the video gives way."""
         with self._write() as db:
+            insert = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[db.dialect.name](tables.video)
+            db.execute(insert.values(video_id=drop.video_id, created_at=now, versions=0).on_conflict_do_nothing())
+            _lock_video(db, drop.video_id)
             if found := db.execute(_uploads().where(tables.upload.c.upload_id == drop.upload_id)).first():
                 return _upload(found)
-            if not db.execute(sa.select(tables.video).filter_by(video_id=drop.video_id)).first():
-                db.execute(sa.insert(tables.video).values(video_id=drop.video_id, created_at=now, versions=0))
             given_way = sa.select(tables.upload.c.upload_id).where(
                 tables.upload.c.video_id == drop.video_id,
                 tables.upload.c.state == State.RECEIVED,
@@ -150,7 +157,7 @@ class MetadataStore:
         rows = _uploads().where(tables.upload.c.video_id == video_id)
         with self._read() as db:
             found = db.execute(
-                rows.order_by(tables.upload.c.created_at.desc(), tables.upload.c.upload_id).limit(1)
+                rows.order_by(tables.upload.c.created_at.desc(), tables.upload.c.upload_id.desc()).limit(1)
             ).first()
         return _upload(found) if found else None
 
@@ -242,7 +249,7 @@ class MetadataStore:
         )
         cut_off = sa.exists().where(
             lease.c.upload_id == tables.upload.c.upload_id,
-            lease.c.holder.is_not(None),
+            lease.c.holder.startswith(PATH),
             lease.c.expires_at <= now,
         )
         query = (
@@ -265,6 +272,7 @@ class MetadataStore:
         """
         table, expires = tables.video_lease, now + timedelta(seconds=seconds)
         with self._write() as db:
+            _lock_video(db, upload.video_id)  # there may be no lease yet that could be locked
             row = db.execute(sa.select(table).filter_by(video_id=upload.video_id).with_for_update()).first()
             if row and row.holder not in (None, holder) and row.expires_at > now:
                 raise LeaseLost(f"video {upload.video_id}: {row.holder} is at work on it; try again when it has ended")
@@ -332,7 +340,7 @@ class MetadataStore:
         """Tries are used up. `resume` takes it up again where it stopped."""
         with self._write(lease) as db:
             state = _get_upload(db, lease.upload_id).state
-            _move(db, lease.upload_id, State.FAILED, now, lease.holder, error=error, failed_in=state)
+            _move(db, lease.upload_id, State.FAILED, now, lease.run_id, error=error, failed_in=state)
 
     def resume(self, upload_id: str, now: datetime) -> Upload:
         """A failed upload starts again where it failed, with all its attempts."""
@@ -345,19 +353,19 @@ class MetadataStore:
 
     def reject(self, lease: Lease, report: Mapping[str, Any], now: datetime) -> None:
         with self._write(lease) as db:
-            _move(db, lease.upload_id, State.REJECTED, now, lease.holder, report=dict(report))
+            _move(db, lease.upload_id, State.REJECTED, now, lease.run_id, report=dict(report))
 
     def supersede(self, lease: Lease, reason: str, now: datetime) -> None:
         """Something newer took this upload's place; what it holds in S3 is due for removal."""
         with self._write(lease) as db:
-            _move(db, lease.upload_id, State.SUPERSEDED, now, lease.holder, error=reason)
+            _move(db, lease.upload_id, State.SUPERSEDED, now, lease.run_id, error=reason)
             _mark_due(db, lease.upload_id, now)
 
     # ---- stage ------------------------------------------------------------------------------------------------
 
     def unchanged(self, lease: Lease, now: datetime) -> None:
         with self._write(lease) as db:
-            _move(db, lease.upload_id, State.UNCHANGED, now, lease.holder)
+            _move(db, lease.upload_id, State.UNCHANGED, now, lease.run_id)
 
     def next_revision(self, video_id: str) -> int:
         with self._read() as db:
@@ -424,7 +432,7 @@ class MetadataStore:
             video = _get_video(db, lease.video_id)
             if video.current_revision is None:
                 _set_video(db, lease.video_id, current_version=version.n)
-            _move(db, lease.upload_id, State.STAGED, version.time, lease.holder, error=None)
+            _move(db, lease.upload_id, State.STAGED, version.time, lease.run_id, error=None)
             return version
 
     # ---- publish ----------------------------------------------------------------------------------------------
@@ -454,7 +462,7 @@ class MetadataStore:
         with self._write(lease) as db:
             _add_receipts(db, lease, "proof", receipts, now)
             if _get_upload(db, lease.upload_id).state is State.STAGED:
-                _move(db, lease.upload_id, State.PINNED, now, lease.holder, error=None)
+                _move(db, lease.upload_id, State.PINNED, now, lease.run_id, error=None)
 
     def record_published(
         self, lease: Lease, record: str, manifest: str, receipts: Iterable[Mapping[str, Any]], now: datetime
@@ -473,8 +481,9 @@ class MetadataStore:
             upload = _get_upload(db, lease.upload_id)
             assert upload.revision is not None
             version = _add_version(db, lease.video_id, upload.revision, document, **about)
-            _move(db, lease.upload_id, State.PUBLISHED, version.time, lease.holder, error=None, attempts=0)
-            _set_video(db, lease.video_id, current_version=version.n, current_revision=upload.revision)
+            _move(db, lease.upload_id, State.PUBLISHED, version.time, lease.run_id, error=None, attempts=0)
+            if upload.revision >= (_get_video(db, lease.video_id).current_revision or 0):
+                _set_video(db, lease.video_id, current_version=version.n, current_revision=upload.revision)
             _mark_due(db, lease.upload_id, due_at)
             return version
 
@@ -524,7 +533,7 @@ class MetadataStore:
     def cleared(self, lease: Lease, now: datetime) -> None:
         with self._write(lease) as db:
             if _get_upload(db, lease.upload_id).state is State.PUBLISHED:
-                _move(db, lease.upload_id, State.CLEARED, now, lease.holder, error=None)
+                _move(db, lease.upload_id, State.CLEARED, now, lease.run_id, error=None)
 
     # ---- documents --------------------------------------------------------------------------------------------
 
@@ -570,7 +579,6 @@ class MetadataStore:
             if lease:
                 _check_fence(db, lease)
             yield db
-
 
     # ---- for stores of their own over the same database ---------------------------------------------------------
 
@@ -656,6 +664,10 @@ def _get_video(db: sa.Connection, video_id: str) -> sa.Row[Any]:
     return row
 
 
+def _lock_video(db: sa.Connection, video_id: str) -> None:
+    db.execute(sa.select(tables.video.c.video_id).filter_by(video_id=video_id).with_for_update())
+
+
 def _set(db: sa.Connection, upload_id: str, **values: Any) -> None:
     values.setdefault("updated_at", clock.now())
     db.execute(sa.update(tables.upload).filter_by(upload_id=upload_id).values(**values))
@@ -697,7 +709,7 @@ def _add_receipts(
     db: sa.Connection, lease: Lease, kind: str, contents: Iterable[Mapping[str, Any]], now: datetime
 ) -> None:
     for content in contents:
-        values = {"upload_id": lease.upload_id, "kind": kind, "time": now, "run_id": lease.holder}
+        values = {"upload_id": lease.upload_id, "kind": kind, "time": now, "run_id": lease.run_id}
         db.execute(sa.insert(tables.receipt).values(content=dict(content), **values))
 
 

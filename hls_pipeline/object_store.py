@@ -95,7 +95,9 @@ class ObjectStore:
     def upload(self, bucket: str, key: str, pieces: Iterator[bytes], content_type: str) -> None:
         """Puts a stream of any length; large ones go up in parts."""
         with _border(f"writing s3://{bucket}/{key}"):
-            self._client.upload_fileobj(io.BufferedReader(_Stream(pieces), CHUNK), bucket, key, ExtraArgs={"ContentType": content_type})
+            self._client.upload_fileobj(
+                io.BufferedReader(_Stream(pieces), CHUNK), bucket, key, ExtraArgs={"ContentType": content_type}
+            )
 
     def copy(self, source: tuple[str, str], target: tuple[str, str], *, etag: str, size: int, kind: str) -> Stored:
         """Copies on the server. Raises ObjectChanged when the source's ETag is not `etag`."""

@@ -79,7 +79,8 @@ def _send(kubo: Kubo, revision: Revision, streams: int) -> None:
     """Files first, in several streams, then the directories that name them."""
     distinct = {file.cid: file for file in revision.files}.values()
     with ThreadPoolExecutor(max_workers=streams, thread_name_prefix="import") as pool:
-        missing = [file for file, there in zip(distinct, pool.map(lambda f: _holds(kubo, f), distinct)) if not there]
+        held = pool.map(lambda file: _holds(kubo, file), distinct)
+        missing = [file for file, there in zip(distinct, held, strict=True) if not there]
         shares = [share for share in _shares(missing, streams) if share]
         for done in [pool.submit(kubo.import_blocks, revision.blocks(share)) for share in shares]:
             done.result()

@@ -11,24 +11,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from hls_pipeline import clock, documents, drops, estimate, keys, replicas
-from hls_pipeline.errors import Conflict, Corruption, ObjectChanged, ObjectMissing, ProofMissing
+from hls_pipeline import clock, documents, drops, estimate, keys, renderings, replicas, staging
+from hls_pipeline.errors import Conflict, Corruption, ProofMissing
 from hls_pipeline.hls.content_types import PLAYLIST_TYPE
-from hls_pipeline.hls.findings import Finding, Report
-from hls_pipeline.hls.model import Playlist, Reference, SideFile
-from hls_pipeline.hls.package import Package, survey
+from hls_pipeline.hls.findings import Report
 from hls_pipeline.hls.policy import Policy
-from hls_pipeline.hls.rewriting import relative, rewrite
 from hls_pipeline.ipfs.kubo import Kubo
-from hls_pipeline.ipfs.unixfs import PROFILES, Extent, FileBuilder, Node, Profile, build_directory
-from hls_pipeline.metadata_store import InventoryFile, Lease, MetadataStore, TempObject
-from hls_pipeline.object_store import ObjectStore, Stored
-from hls_pipeline.revisions import Revision, hash_bytes
+from hls_pipeline.ipfs.unixfs import PROFILES, Extent, build_directory
+from hls_pipeline.metadata_store import Lease, MetadataStore, TempObject
+from hls_pipeline.object_store import ObjectStore
+from hls_pipeline.revisions import Revision
 from hls_pipeline.settings import Settings
 from hls_pipeline.uploads import DropObject, State, Upload
 
@@ -50,7 +47,7 @@ def stage(upload: Upload, lease: Lease, objects: ObjectStore, store: MetadataSto
         upload = _judge(upload, lease, objects, store, settings)
         if upload.revision is None:
             return upload
-    _copy_to_media(upload, lease, objects, store, settings)
+    staging.copy_to_media(upload, lease, objects, store, settings)
     store.renew(lease, clock.now(), settings.lease_seconds)
     drops.take_out(objects, upload.drop)
     return upload
@@ -59,10 +56,10 @@ def stage(upload: Upload, lease: Lease, objects: ObjectStore, store: MetadataSto
 def _judge(upload: Upload, lease: Lease, objects: ObjectStore, store: MetadataStore, settings: Settings) -> Upload:
     source = drops.DropSource(objects, upload.drop)
     profile = PROFILES[settings.ipfs_profile]
-    package, report, contents = _examine(source, profile, settings)
+    package, report, contents = staging.examine(source, profile, policy(settings))
     if package is None or not report.accepted:
         return _refuse(upload, lease, report, objects, store, settings)
-    files = _inventory(upload, package, contents, store.next_revision(upload.video_id))
+    files = staging.inventory(upload, package, contents, store.next_revision(upload.video_id))
     directory = build_directory({file.path: contents.nodes[file.path] for file in files}, profile)
     metadata = dict(package.metadata)
     upload = replace(upload, root=str(directory.root.cid), metadata=metadata)
@@ -77,7 +74,7 @@ def _judge(upload: Upload, lease: Lease, objects: ObjectStore, store: MetadataSt
         revision=store.next_revision(upload.video_id),
         facts=package.facts,
         files=files,
-        objects=_expected(upload, files, contents, settings),
+        objects=staging.expected_objects(upload, files, contents, settings),
         profile=profile.name,
         playlist=package.root,
         root=upload.root,
@@ -87,80 +84,6 @@ def _judge(upload: Upload, lease: Lease, objects: ObjectStore, store: MetadataSt
         metadata=metadata,
         report=report.to_json(),
     )
-
-
-@dataclass(frozen=True)
-class _Contents:
-    """What reading every published file once gave."""
-
-    nodes: dict[str, Node]  # as published
-    originals: dict[str, str]  # content ids of the creator's bytes
-    blocks: dict[bytes, int]  # digest → bytes of each distinct block
-
-
-def _examine(
-    source: drops.DropSource, profile: Profile, settings: Settings
-) -> tuple[Package | None, Report, _Contents]:
-    """Checks the package and computes its content ids, reading each file once."""
-    survey_ = survey(source, policy(settings))
-    contents = _Contents({}, {}, {})
-    package = survey_.package
-    if package is None:
-        return None, survey_.report, contents
-
-    def read(path: str) -> tuple[str, Node, dict[bytes, int], tuple[Finding, ...]]:
-        builder, probe = FileBuilder(profile), package.probe(path)
-        blocks: dict[bytes, int] = {}
-        for piece in source.read(path):
-            probe.feed(piece)
-            blocks.update((cid.digest, len(block)) for cid, block in builder.feed(piece))
-        node, rest = builder.finish()
-        blocks.update((cid.digest, len(block)) for cid, block in rest)
-        return path, node, blocks, tuple(probe.findings())
-
-    findings = list(survey_.report.findings)
-    for path, node, blocks, found in source.objects.each(read, [file.path for file in package.files]):
-        contents.nodes[path] = node
-        contents.originals[path] = str(node.cid)
-        contents.blocks.update(blocks)
-        findings += found
-    for playlist in package.playlists.values():
-        node, made = hash_bytes(relative(playlist), profile)
-        contents.nodes[playlist.path] = node
-        contents.originals[playlist.path] = str(hash_bytes(playlist.data, profile)[0].cid)
-        contents.blocks.update((cid.digest, len(block)) for cid, block in made)
-    return package, Report(package.root, tuple(findings)), contents
-
-
-def _inventory(upload: Upload, package: Package, contents: _Contents, revision: int) -> list[InventoryFile]:
-    """Playlists depth first from the root, then every other file once, at its first mention."""
-    video_id = upload.video_id
-
-    def item(path: str, role: str, content_type: str) -> InventoryFile:
-        node = contents.nodes[path]
-        if role == "playlist":
-            key = keys.original(video_id, revision, path)
-        else:
-            key = keys.media(video_id, revision, str(node.cid), path)
-        source = upload.drop.prefix + path
-        return InventoryFile(
-            0, path, role, content_type, node.size, str(node.cid), node.tsize, node.blocks, key, source
-        )
-
-    playlists = [item(path, "playlist", PLAYLIST_TYPE) for path in package.playlists]
-    others = [item(file.path, file.role, file.content_type) for file in package.files]
-    return [replace(file, position=n) for n, file in enumerate([*playlists, *others])]
-
-
-def _expected(
-    upload: Upload, files: Iterable[InventoryFile], contents: _Contents, settings: Settings
-) -> list[TempObject]:
-    sizes = {item.key: item.size for item in upload.drop.objects}
-    return [
-        TempObject(keys.s3_uri(settings.s3_media, file.key), sizes[file.source_key], contents.originals[file.path])
-        for file in files
-        if file.key and file.source_key
-    ]
 
 
 def _is_current(upload: Upload, store: MetadataStore) -> bool:
@@ -197,66 +120,6 @@ def _refuse(
     return store.upload(upload.upload_id)
 
 
-def _copy_to_media(
-    upload: Upload, lease: Lease, objects: ObjectStore, store: MetadataStore, settings: Settings
-) -> None:
-    """Copies, on the S3 server, what is not there yet; each copy is tied to the ETag that was read."""
-    media = settings.s3_media
-    frozen = {item.key: item for item in upload.drop.objects}
-    files = store.inventory(upload.upload_id)
-    put = {item.cid for item in store.temp_objects(upload.upload_id) if item.etag}
-    missing = {file.key: file for file in files if file.key and keys.s3_uri(media, file.key) not in put}
-
-    def copy(file: InventoryFile) -> TempObject:
-        assert file.key and file.source_key
-        source = frozen[file.source_key]
-        stored = objects.copy(
-            (upload.drop.bucket, source.key), (media, file.key), etag=source.etag, size=source.size, kind=file.content_type
-        )
-        return _put(keys.s3_uri(media, file.key), stored)
-
-    try:
-        store.objects_put(lease, objects.each(copy, list(missing.values())))
-        _keep_unreferenced(upload, files, objects, settings)
-    except (ObjectChanged, ObjectMissing) as error:
-        _undo_acceptance(upload, lease, objects, store, settings)
-        raise drops.changed(upload.drop) from error
-
-
-def _put(cid: str, stored: Stored) -> TempObject:
-    return TempObject(cid, stored.size, None, stored.etag, stored.version_id)
-
-
-def _keep_unreferenced(
-    upload: Upload, files: Iterable[InventoryFile], objects: ObjectStore, settings: Settings
-) -> None:
-    """Files that no playlist reaches are kept in S3 and never published."""
-    published = {file.source_key for file in files} | {upload.drop.prefix + keys.METADATA}
-    assert upload.revision is not None
-    for item in upload.drop.objects:
-        if item.key not in published:
-            target = keys.unreferenced(upload.video_id, upload.revision, upload.drop.path(item))
-            objects.copy(
-                (upload.drop.bucket, item.key),
-                (settings.s3_media, target),
-                etag=item.etag,
-                size=item.size,
-                kind="application/octet-stream",
-            )
-
-
-def _undo_acceptance(
-    upload: Upload, lease: Lease, objects: ObjectStore, store: MetadataStore, settings: Settings
-) -> None:
-    """The drop changed while it was copied: nothing of it stays, its revision number is free again."""
-    assert upload.revision is not None
-    prefix = keys.revision(upload.video_id, upload.revision)
-    store.renew(lease, clock.now(), settings.lease_seconds)
-    left = [(item.key, item.etag, None) for item in objects.listing(settings.s3_media, prefix)]
-    objects.delete(settings.s3_media, left)
-    store.take_back(lease)
-
-
 # ---- 2. playlists rewritten to s3://, the temporary JSON is a version -------------------------------------------
 
 
@@ -266,33 +129,18 @@ def write_s3_manifest(
     """Afterwards the upload is staged, and the creator finds the temporary document beside the media."""
     if upload.state is State.RECEIVED:
         revision = _revision(upload, objects, store, settings)
-        rendered = {document.path: _s3_form(document, revision) for document in revision.documents()}
+        rendered = {document.path: renderings.s3_form(document, revision) for document in revision.documents()}
         _put_manifests(upload, lease, rendered, objects, store, settings)
         store.staged(
             lease,
             _temporary_document(revision, store),
             actor=_actor(upload),
             reason="staged",
-            run_id=lease.holder,
+            run_id=lease.run_id,
             now=clock.now(),
         )
     mirror_document(upload.video_id, objects, store, settings)
     return store.upload(upload.upload_id)
-
-
-def _s3_form(document: Playlist | SideFile, revision: Revision) -> bytes:
-    package, upload = revision.package, revision.upload
-
-    def rename(reference: Reference) -> str | None:
-        if reference.target is None:
-            return None
-        if reference.target in package.playlists or reference.target in package.side_files:
-            key = keys.s3_manifest(upload.video_id, upload.revision or 0, reference.target)
-        else:
-            key = revision.by_path[reference.target].key or ""
-        return keys.s3_reference(revision.bucket, key)
-
-    return rewrite(document, rename)
 
 
 def _put_manifests(
@@ -310,7 +158,10 @@ def _put_manifests(
     store.expect_objects(lease, expected)
     store.objects_put(
         lease,
-        [_put(keys.s3_uri(media, key), objects.put(media, key, data, PLAYLIST_TYPE)) for key, data in by_key.items()],
+        [
+            staging.temp_object(keys.s3_uri(media, key), objects.put(media, key, data, PLAYLIST_TYPE))
+            for key, data in by_key.items()
+        ],
     )
 
 
@@ -373,10 +224,10 @@ def write_ipfs_manifest(
     if upload.state is State.CLEARED:
         return upload
     revision = _revision(upload, objects, store, settings)
-    rendered = _ipfs_forms(revision)
+    rendered = renderings.ipfs_forms(revision)
     record = {keys.record_manifest(path): data for path, data in rendered.items()}
     record |= {keys.record_original(p.path): p.data for p in revision.package.playlists.values()}
-    record[keys.RECORD_INVENTORY] = _inventory_document(revision)
+    record[keys.RECORD_INVENTORY] = renderings.inventory_document(revision)
     small = replicas.SmallDirectory.of(record, revision.profile)
     root = str(small.directory.root.cid)
     store.claim(lease, root)
@@ -386,44 +237,6 @@ def write_ipfs_manifest(
     manifest = small.directory.nodes[keys.record_manifest(revision.package.root)]
     store.record_published(lease, root, str(manifest.cid), receipts, clock.now())
     return store.upload(upload.upload_id)
-
-
-def _ipfs_forms(revision: Revision) -> dict[str, bytes]:
-    """Every playlist with references by content id. Leaves come first; a reference back to a playlist that is not
-    rendered yet (a rendition report) names it inside the published directory instead."""
-    cids = {file.path: file.cid for file in revision.media}
-    for path in revision.package.side_files:
-        cids.pop(path, None)  # they are rendered too, and then have another content id
-    rendered: dict[str, bytes] = {}
-
-    def rename(reference: Reference) -> str | None:
-        if reference.target is None:
-            return None
-        if reference.target in cids:
-            return keys.ipfs_reference(cids[reference.target], reference.target)
-        return keys.ipfs_path(str(revision.directory.root.cid), reference.target)
-
-    for document in revision.documents():
-        rendered[document.path] = rewrite(document, rename)
-        cids[document.path] = str(hash_bytes(rendered[document.path], revision.profile)[0].cid)
-    return rendered
-
-
-def _inventory_document(revision: Revision) -> bytes:
-    """The list of published files, as it stands on IPFS."""
-    files = [
-        {"path": f.path, "size": f.size, "cid": f.cid, "content_type": f.content_type, "role": f.role}
-        for f in revision.files
-    ]
-    about = {
-        "video_id": revision.upload.video_id,
-        "revision": revision.upload.revision,
-        "profile": revision.profile.name,
-        "directory": str(revision.directory.root.cid),
-        "playlist": revision.package.root,
-        "files": files,
-    }
-    return documents.canonical(about).encode()
 
 
 # ---- 5. the final JSON becomes the current version ---------------------------------------------------------------
@@ -446,7 +259,7 @@ def finalize(upload: Upload, lease: Lease, objects: ObjectStore, store: Metadata
             now + timedelta(seconds=settings.s3_grace_seconds),
             actor=_actor(upload),
             reason="published",
-            run_id=lease.holder,
+            run_id=lease.run_id,
             now=now,
         )
     mirror_document(upload.video_id, objects, store, settings)
@@ -499,9 +312,7 @@ def clear_temp_storage(
     if upload.state is State.PUBLISHED:  # what was overtaken before it was published needs no proof to go
         assert upload.root and upload.record
         for root in (upload.root, upload.record):
-            evidence += replicas.on_quorum(
-                nodes, settings.ipfs_quorum, partial(replicas.read_back, root=root)
-            )
+            evidence += replicas.on_quorum(nodes, settings.ipfs_quorum, partial(replicas.read_back, root=root))
     waiting = store.temp_objects(upload.upload_id)
     there = _as_staged(upload, waiting, objects, settings)
     for start in range(0, len(there), _DELETE_AT_ONCE):

@@ -35,7 +35,7 @@ _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 def run(workspace: Path, host: str, port: int, allowed_hosts: Iterable[str] = ()) -> None:
     """Serve until a signal ends it. Raises Outage when the code server does not answer, UsageError without an
     instance."""
-    with open_instance(workspace) as instance:
+    with open_instance() as instance:
         instance.optimize_for_webserver(_STATEMENT_MILLISECONDS, _POOL_RECYCLE_SECONDS, _POOL_OVERFLOW)
         wait_for(code_servers(workspace), CODE_SERVER_SECONDS)
         target = workspace_opts_to_load_target(WorkspaceOpts(workspace=[str(workspace)]))

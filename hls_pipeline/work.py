@@ -49,11 +49,12 @@ def _put_off(lease: Lease, error: Exception, store: MetadataStore, settings: Set
     upload, now = store.upload(lease.upload_id), clock.now()
     counts = error.uses_attempt if isinstance(error, PipelineError) else True
     hopeless = isinstance(error, Corruption) or (counts and upload.attempts >= settings.max_attempts)
+    message = (str(error) or repr(error)).replace("\0", "\ufffd")  # PostgreSQL has no U+0000 in texts
     if hopeless and upload.state in IN_WORK:
-        store.fail(lease, str(error) or repr(error), now)
+        store.fail(lease, message, now)
         return
     wait = back_off(upload.attempts if counts else 0, settings.retry_seconds)
-    store.postpone(lease, str(error) or repr(error), now + wait, uses_attempt=counts)
+    store.postpone(lease, message, now + wait, uses_attempt=counts)
 
 
 @contextmanager

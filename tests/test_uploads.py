@@ -117,7 +117,8 @@ def test_markers_count_only_at_the_top_of_the_folder() -> None:
 
 
 def test_an_upload_id_depends_on_content_and_arrival_alone() -> None:
-    assert MARKED.freeze().upload_id == folder(PLAYLIST, SEGMENT, thing("_READY", at=2)).freeze().upload_id
+    assert MARKED.freeze().upload_id == "7d699217ce03e43fd570617f15387375"
+    assert folder(thing("_READY", at=2), PLAYLIST, SEGMENT).freeze().upload_id == MARKED.freeze().upload_id
 
 
 @pytest.mark.parametrize(

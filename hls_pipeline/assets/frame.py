@@ -6,7 +6,7 @@ new asset is a file beside this one; a new rule of the path belongs in `steps.py
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import dagster as dg
@@ -61,7 +61,11 @@ def holder(context: dg.AssetExecutionContext) -> str:
     return f"{PATH if walks_path else 'hand:'}{context.run.run_id}"
 
 
-def result(upload: Upload, data_version: str, **shown: Any) -> dg.MaterializeResult[None]:
+def result(
+    upload: Upload, data_version: str, checks: Sequence[dg.AssetCheckResult] = (), **shown: Any
+) -> dg.MaterializeResult[None]:
     """What the UI shows of every asset, and what this one adds."""
     about: dict[str, Any] = {"upload": upload.upload_id, "revision": upload.revision or 0, "state": str(upload.state)}
-    return dg.MaterializeResult(data_version=dg.DataVersion(data_version), metadata={**about, **shown})
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(data_version), metadata={**about, **shown}, check_results=list(checks)
+    )

@@ -11,7 +11,16 @@ from hls_pipeline.resources.metadata import MetadataResource
 from hls_pipeline.resources.s3 import ObjectStoreResource
 
 
-@dg.asset(deps=[s3_manifest], partitions_def=videos, group_name="path", kinds={"ipfs"}, code_version="1")
+@dg.asset(
+    deps=[s3_manifest],
+    partitions_def=videos,
+    group_name="path",
+    kinds={"ipfs"},
+    code_version="1",
+    check_specs=[
+        dg.AssetCheckSpec("on_quorum", asset="ipfs_cids", description="Enough nodes proved the package complete.")
+    ],
+)
 def ipfs_cids(
     context: dg.AssetExecutionContext, s3: ObjectStoreResource, ipfs: IpfsResource, metadata: MetadataResource
 ) -> dg.MaterializeResult[None]:
@@ -22,4 +31,6 @@ def ipfs_cids(
         store,
         lambda upload, lease, config: steps.publish(upload, lease, s3.object_store(), ipfs.nodes(), store, config),
     )
-    return result(upload, upload.root or "", **show.proof(store.receipts(upload.upload_id, "proof"), upload.root or ""))
+    root, receipts = upload.root or "", store.receipts(upload.upload_id, "proof")
+    shown = show.proof(receipts, root, upload.playlist or "")
+    return result(upload, root, checks=[show.on_quorum(receipts, root)], **shown)

@@ -11,7 +11,16 @@ from hls_pipeline.resources.metadata import MetadataResource
 from hls_pipeline.resources.s3 import ObjectStoreResource
 
 
-@dg.asset(deps=[ipfs_cids], partitions_def=videos, group_name="path", kinds={"ipfs"}, code_version="1")
+@dg.asset(
+    deps=[ipfs_cids],
+    partitions_def=videos,
+    group_name="path",
+    kinds={"ipfs"},
+    code_version="1",
+    check_specs=[
+        dg.AssetCheckSpec("on_quorum", asset="ipfs_manifest", description="Enough nodes proved the record complete.")
+    ],
+)
 def ipfs_manifest(
     context: dg.AssetExecutionContext, s3: ObjectStoreResource, ipfs: IpfsResource, metadata: MetadataResource
 ) -> dg.MaterializeResult[None]:
@@ -24,6 +33,6 @@ def ipfs_manifest(
             upload, lease, s3.object_store(), ipfs.nodes(), store, config
         ),
     )
-    return result(
-        upload, upload.record or "", **show.proof(store.receipts(upload.upload_id, "proof"), upload.record or "")
-    )
+    record, receipts = upload.record or "", store.receipts(upload.upload_id, "proof")
+    shown = show.proof(receipts, record, "")
+    return result(upload, record, checks=[show.on_quorum(receipts, record)], **shown)

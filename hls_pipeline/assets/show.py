@@ -11,9 +11,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import dagster as dg
 
+from hls_pipeline import replicas, settings
 from hls_pipeline.metadata_store import InventoryFile, Version
 from hls_pipeline.uploads import State, Upload
 
@@ -63,14 +65,27 @@ def document(versions: Sequence[Version], upload: Upload) -> dict[str, Any]:
     }
 
 
-def proof(receipts: Iterable[Mapping[str, Any]], root: str) -> dict[str, Any]:
+def proof(receipts: Iterable[Mapping[str, Any]], root: str, opens: str) -> dict[str, Any]:
+    """`opens` is the path inside the directory that a person may want to see."""
     rows = [receipt for receipt in receipts if receipt.get("root") == root][-_ROWS:]
     names = ("level", "node", "node_version", "answered", "at")
     return {
         "cid": _cid(root),
+        "open": _gateway_link(f"{root}/{opens}"),
         "nodes": len({receipt["peer_id"] for receipt in rows}),
         "receipts": _table([{name: row[name] for name in names} for row in rows]),
     }
+
+
+def on_quorum(receipts: Iterable[Mapping[str, Any]], root: str) -> dg.AssetCheckResult:
+    """Whether as many nodes as configured proved `root` complete."""
+    wanted = settings.load().ipfs_quorum
+    nodes = replicas.proven(receipts, root)
+    return dg.AssetCheckResult(
+        passed=len(nodes) >= wanted,
+        description=f"{len(nodes)} node(s) read every block from their disk; {wanted} wanted",
+        metadata={"cid": _cid(root), "nodes": dg.MetadataValue.json(sorted(nodes))},
+    )
 
 
 def deletion(receipts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -114,6 +129,12 @@ def _plain(text: object) -> str:
 
 def _cid(cid: str) -> str:
     return f"ipfs://{cid}"
+
+
+def _gateway_link(path: str) -> dg.UrlMetadataValue:
+    """The address at the first node's gateway."""
+    gateways = settings.load().ipfs_gateway_urls
+    return dg.MetadataValue.url(f"{gateways[0]}/ipfs/{quote(path)}" if gateways else f"ipfs://{quote(path)}")
 
 
 def _shortened(content: dict[str, Any]) -> dict[str, Any]:

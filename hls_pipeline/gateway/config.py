@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError
 
+from hls_pipeline.errors import UsageError
 from hls_pipeline.settings import Settings
 
 
@@ -35,3 +36,13 @@ class GatewaySettings(Settings):
     bytes_per_hour: int = Field(1 << 40, ge=1, description="bytes one key may upload within an hour")
 
     webhook_private: bool = Field(False, description="webhooks may go to loopback and private addresses")
+
+
+def load(**overrides: object) -> GatewaySettings:
+    """The settings from the environment; keyword arguments win. Raises UsageError naming the bad variable."""
+    try:
+        return GatewaySettings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "HLS_" + "_".join(str(part) for part in first["loc"]).upper()
+        raise UsageError(f"setting {name}: {first['msg']}; correct it in the environment") from error

@@ -6,21 +6,20 @@ Routes find them in `request.app.state.services`; `ServicesDep` is the short way
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from fastapi import Depends, Request
 
-from hls_pipeline import metadata_store, object_store, replicas
+from hls_pipeline import metadata_store, replicas
+from hls_pipeline.errors import UsageError
 from hls_pipeline.gateway.config import GatewaySettings
 from hls_pipeline.gateway.limits import Limits
 from hls_pipeline.gateway.metrics import Metrics
+from hls_pipeline.gateway.playlists import PlaylistCache
 from hls_pipeline.gateway.records import Records
+from hls_pipeline.gateway.s3 import GatewayStore
 from hls_pipeline.ipfs.kubo import Kubo
 from hls_pipeline.metadata_store import MetadataStore
-from hls_pipeline.object_store import ObjectStore
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
 
 
 @dataclass(frozen=True)
@@ -28,26 +27,30 @@ class Services:
     settings: GatewaySettings
     store: MetadataStore
     records: Records
-    objects: ObjectStore
-    s3: S3Client
-    """For what only a gateway does with S3: ranges, parts, presigned addresses."""
+    objects: GatewayStore
     nodes: tuple[Kubo, ...]
     limits: Limits
     metrics: Metrics
+    playlists: PlaylistCache
 
 
 def connect(settings: GatewaySettings) -> Services:
     """Opens no connection yet. Raises UsageError for settings that do not fit together."""
+    if settings.play == "redirect" and settings.s3_grace_seconds < settings.presign_seconds:
+        raise UsageError(
+            "HLS_PLAY=redirect sends viewers to S3 for HLS_PRESIGN_SECONDS; "
+            "set HLS_S3_GRACE_SECONDS to at least as much, or their addresses end too early"
+        )
     store = metadata_store.connect(settings.database_url)
     return Services(
         settings,
         store,
         Records(store),
-        object_store.connect(settings),
-        object_store.client(settings),
+        GatewayStore.of(settings),
         replicas.connect(settings),
         Limits(settings),
         Metrics(),
+        PlaylistCache(),
     )
 
 

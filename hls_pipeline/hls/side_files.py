@@ -22,7 +22,7 @@ SideKind = Literal["asset_list", "chapters", "thumbnails"]
 _DEPTH = 64
 _JSON = re.compile(r'"[^"\\\x00-\x1f]*(?:\\.[^"\\\x00-\x1f]*)*"|[\[\]{}:,]|[^\s\[\]{}:,"]+')
 _IMAGE_CUE = re.compile(
-    r"(?m)^(?!.*-->)([^\s#?]+\.(?:jpe?g|png|webp|gif|avif)(?:\?[^\s#]*)?)(?:#\S*)?[ \t]*\r?$", re.IGNORECASE
+    r"(?m)^(?!.*-->)([^\s#]+\.(?:jpe?g|png|webp|gif|avif)(?:\?[^\s#]*)?)(?:#\S*)?[ \t]*\r?$", re.IGNORECASE
 )
 _NAMES_FILE = re.compile(r"uri|url|href|src", re.IGNORECASE)
 

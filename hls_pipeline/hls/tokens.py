@@ -43,7 +43,7 @@ PLAIN_TAGS = frozenset({
 _KNOWN = {f"#{tag}": tag for tag in ATTRIBUTE_TAGS | PLAIN_TAGS}
 _TAG = re.compile(r"#(EXT[A-Z0-9-]*)(?::|$)")
 _ATTRIBUTE = re.compile(r'([ \t]*)([A-Za-z0-9_.-]+)=("[^"]*"|[^",]*)(,|$)')
-_URI_NAME = re.compile(r"([A-Za-z0-9_-]{0,64}(?:URI|URL|HREF|ASSET-LIST)[A-Za-z0-9_-]{0,64})=")
+_URI_NAME = re.compile(r"(?:URI|URL|HREF|ASSET-LIST)[A-Za-z0-9_-]{0,64}=")
 """Bounded, so that a long line of letters does not cost time quadratic in its length."""
 
 
@@ -174,7 +174,7 @@ def _unknown_tag(path: str, number: int, line: str, tag: str, at: int, findings:
     findings.add("HLS_UNKNOWN_TAG", path, number, f"#{shown(tag)[1:-1]} is not known", place=(line, 0, len(tag) + 1))
     match = _URI_NAME.search(line, at)
     if match or tag.endswith("PREFETCH"):
-        place = (line, match.start(1), len(match.group(1))) if match else (line, at, len(line) - at)
+        place = (line, match.start(), len(match.group()) - 1) if match else (line, at, len(line) - at)
         findings.add("URI_UNKNOWN_ATTR", path, number, "a URI in a tag that is not known stays as it is", place=place)
 
 
@@ -234,5 +234,5 @@ def unknown_uri_attributes(token: Token) -> Iterator[tuple[str, Attribute]]:
     """Attributes of a known tag that look as if they held a URI, but are in no specification."""
     known = URI_ATTRIBUTES.get(token.tag, _NO_ATTRIBUTES)
     for name, attribute in token.attributes.items():
-        if (name not in known or (name == "X-URI" and not _apple_class(token))) and _URI_NAME.match(name + "="):
+        if (name not in known or (name == "X-URI" and not _apple_class(token))) and _URI_NAME.search(name + "="):
             yield name, attribute

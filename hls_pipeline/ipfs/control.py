@@ -8,6 +8,7 @@ and anything whose success decides about data belong to `wire`, which sees trail
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
 import warnings
@@ -26,7 +27,7 @@ class Control:
     """A lazily opened `ipfshttpclient.Client`, safe to use from several threads."""
 
     def __init__(self, rpc_url: str, headers: Mapping[str, str], limits: Limits) -> None:
-        self._address, self._base = _multiaddr(rpc_url)
+        self._address, self._base = multiaddr(rpc_url)
         self._headers = dict(headers)
         self._limits = limits
         self._lock = threading.Lock()
@@ -72,12 +73,15 @@ class Control:
             self._base,
             session=True,
             headers=self._headers,
-            timeout=(self._limits.connect, self._limits.stall),
+            timeout=(self._limits.connect, min(self._limits.stall, self._limits.total)),
             username=None,
             password=None,
         )
         session = client._client._session
         session.trust_env = False
+        trusted = ssl.get_default_verify_paths()
+        # The machine's certificates, as for bulk traffic; requests would bring its own.
+        session.verify = trusted.cafile or trusted.capath or True
         session.hooks["response"].append(self._read)
         return client
 
@@ -107,8 +111,8 @@ def _refused(what: str, error: Any) -> ServiceError:
     return refusal(what, getattr(response, "status_code", 500), str(error))
 
 
-def _multiaddr(url: str) -> tuple[str, str]:
-    """`http://host:port/prefix` as the multiaddr and the base path that ipfshttpclient wants."""
+def multiaddr(url: str) -> tuple[str, str]:
+    """`http://host:port/prefix` as the multiaddr and the base path that ipfshttpclient wants. UsageError."""
     try:
         parts = urlsplit(url)
         port = parts.port or {"http": 80, "https": 443}[parts.scheme]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import http.client
 import secrets
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,15 +23,17 @@ from hls_pipeline.errors import Corruption, ProofMissing, ServiceError, UsageErr
 from hls_pipeline.ipfs import car
 from hls_pipeline.ipfs.border import border, refusal
 from hls_pipeline.ipfs.cid import IDENTITY, NO_ROOT, Cid
-from hls_pipeline.ipfs.control import Control
+from hls_pipeline.ipfs.control import Control, multiaddr
 from hls_pipeline.ipfs.unixfs import Extent, links
 from hls_pipeline.ipfs.wire import Exchange, Limits, duration
 
-_CONTROL_SECONDS = 30
+_CONTROL_SECONDS = 60
 _HOURS = 6 * 3600
 """The total limit, in seconds, of calls whose length depends on the caller's data."""
 _SLOWEST_WALK = 50_000_000
 """Bytes per second below which a node that walks a DAG counts as stuck."""
+_SETTLE = 2
+"""Seconds, beyond its walk, that a pin which was just made may be missing."""
 _PIECE = 256 * 1024
 _ALREADY_UNPINNED = "not pinned"
 
@@ -66,6 +69,7 @@ class Kubo:
     ) -> None:
         """`auth` is `bearer:TOKEN` or `basic:USER:PASSWORD`, for the RPC alone. UsageError for a bad address."""
         self.name = urlsplit(rpc_url).netloc.rpartition("@")[2]
+        multiaddr(gateway_url)
         self._rpc_url = rpc_url.rstrip("/")
         self._gateway_url = gateway_url.rstrip("/")
         self._headers = _authorization(auth)
@@ -152,8 +156,12 @@ class Kubo:
                 done = answer.get("Pins") or done
         if done != [str(cid)]:
             raise ServiceError(f"{what}: the node did not say that it is done")
-        if (present := self.pinned(cid)) is None:
-            raise ProofMissing(f"{what}: the node said done, but the pin is not there")
+        end = time.monotonic() + _SETTLE + size / _SLOWEST_WALK
+        while (present := self.pinned(cid)) is None:
+            # Another worker's `pin/add` of the same root takes the pin away for the time of its walk.
+            if time.monotonic() > end:
+                raise ProofMissing(f"{what}: the node said done, but the pin is not there")
+            time.sleep(0.1)
         return present
 
     def pinned(self, cid: Cid) -> Pin | None:
@@ -352,7 +360,7 @@ def _import_statistics(what: str, answers: Iterable[Mapping[str, Any]], sent: Ex
 
 def _walk(root: Cid, blocks: Iterable[car.Block]) -> Extent:
     """Follow every link from `root` through verified blocks; each must be one that a block before it names."""
-    wanted, seen, size = {bytes(root)}, set(), 0
+    wanted, seen, size = {bytes(root)}, set[bytes](), 0
     for cid, data in blocks:
         key = bytes(cid)
         if key in seen:
@@ -362,8 +370,8 @@ def _walk(root: Cid, blocks: Iterable[car.Block]) -> Extent:
         wanted.remove(key)
         seen.add(key)
         size += len(data)
-        wanted.update(bytes(child) for child in links(cid, data) if child.hash != IDENTITY)
-        wanted -= seen
+        children = (bytes(child) for child in links(cid, data) if child.hash != IDENTITY)
+        wanted.update(child for child in children if child not in seen)
     if wanted:
         raise Corruption(f"{len(wanted)} blocks are missing, {Cid.from_bytes(min(wanted))} among them")
     return Extent(len(seen), size)

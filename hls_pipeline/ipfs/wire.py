@@ -102,10 +102,9 @@ class Exchange:
         if parts.hostname == "localhost":
             # Kubo's gateway answers "localhost" with a redirect to a subdomain that need not resolve.
             self._headers["Host"] = f"127.0.0.1:{parts.port}" if parts.port else "127.0.0.1"
-        secure = parts.scheme == "https"
-        kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+        self._secure = parts.scheme == "https"
+        kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
         self._connection = kind(parts.hostname or "", parts.port, timeout=self._clock.wait(limits.connect))
-        self._gathers = not secure
         self._connection.response_class = partial(_Response, self._clock)  # type: ignore[assignment]
         self.response: _Response | None = None
 
@@ -187,15 +186,20 @@ class Exchange:
         return connected
 
     def _answered(self) -> bool:
-        return bool(select.select([self._socket()], [], [], 0)[0])
+        """Whether there is something to read. TLS sends tickets of its own accord, so there we cannot tell."""
+        if self._secure:
+            return False
+        poll = select.poll()
+        poll.register(self._socket(), select.POLLIN)
+        return bool(poll.poll(0))
 
     def _gather(self, pieces: list[bytes]) -> None:
         connected, limits = self._socket(), self._clock.limits
-        waiting: list[bytes | memoryview] = list(pieces) if self._gathers else [b"".join(pieces)]
+        waiting: list[bytes | memoryview] = [b"".join(pieces)] if self._secure else list(pieces)
         try:
             while waiting:
                 connected.settimeout(self._clock.wait(limits.stall))
-                sent = connected.sendmsg(waiting) if self._gathers else connected.send(waiting[0])
+                sent = connected.send(waiting[0]) if self._secure else connected.sendmsg(waiting)
                 waiting = _rest(waiting, sent)
         except TimeoutError as error:
             raise self._clock.late("took nothing") from error

@@ -38,6 +38,13 @@ load_from:
 LOCATION = "hls_pipeline"
 """Part of every run key's identity in Dagster: a new name would start old uploads again."""
 
+_TABLES_MADE = "tables-made"
+
+
+def path(data: Path) -> Path:
+    """DAGSTER_HOME of the stack in `data`."""
+    return data / "dagster"
+
 
 def write(home: Path, code_server_port: int) -> Path:
     """Prepare DAGSTER_HOME; returns the workspace file, which points to the one long-lived code server."""
@@ -46,3 +53,15 @@ def write(home: Path, code_server_port: int) -> Path:
     workspace = home / "workspace.yaml"
     workspace.write_text(WORKSPACE.format(port=code_server_port, location=LOCATION))
     return workspace
+
+
+def has_tables(home: Path) -> bool:
+    return (home / _TABLES_MADE).exists()
+
+
+def make_tables(home: Path) -> None:
+    """By opening the instance once, alone; the mark is set only afterwards, so a half-made one is not trusted."""
+    from dagster import DagsterInstance
+
+    with DagsterInstance.from_config(str(home)):
+        (home / _TABLES_MADE).touch()

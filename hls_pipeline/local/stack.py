@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
@@ -71,12 +72,17 @@ class Stack:
     def database(self) -> str:
         return f"sqlite:///{self.folder.path / 'metadata.sqlite'}"
 
+    @property
+    def dagster_home(self) -> Path:
+        return dagster_home.path(self.folder.path)
+
     def parts(self, narrator: ConsoleNarrator) -> tuple[Part, ...]:
         weed_folder = self.folder.path / "s3"
         seaweed.prepare(weed_folder, self.identity.s3_internal_key)
         node = ipfs.choose(self.settings, self.folder.path / "ipfs", *map(self._address, ("ipfs_rpc", "ipfs_gateway")))
         narrator.say(f"{node.title}: {node.reason}")
-        workspace = str(dagster_home.write(self.folder.path / "dagster", self.ports["code_server"]))
+        workspace = str(dagster_home.write(self.dagster_home, self.ports["code_server"]))
+        tables = () if dagster_home.has_tables(self.dagster_home) else ("databases",)
         s3 = self._client_settings()
         return (
             Part(
@@ -114,7 +120,7 @@ class Stack:
                     *("--location-name", dagster_home.LOCATION, "--use-python-environment-entry-point"),
                 ),
                 answers=lambda _: probes.listens(self.ports["code_server"]),
-                needs=("databases",),
+                needs=tables,
             ),
             Part(
                 name="dagster",
@@ -123,7 +129,7 @@ class Stack:
                     "hls_pipeline.cli", "ui", "--port", str(self.ports["dagster"]), "--workspace", workspace
                 ),
                 answers=lambda _: probes.webserver_answers(self.url("dagster")),
-                needs=("databases",),
+                needs=tables,
                 address=self.url("dagster"),
             ),
             Part(
@@ -132,9 +138,7 @@ class Stack:
                 command=_python("hls_pipeline.cli", "daemon", "--workspace", workspace),
                 answers=lambda started: probes.daemons_beat(self.url("dagster"), started),
                 needs=("s3", "databases"),
-                follows=(
-                    "code-server",
-                ),  # runs die with the code server; the daemon counts them as failed at its start
+                follows=("code-server",),  # runs die with it; the daemon counts them as failed when it starts
             ),
         )
 
@@ -143,7 +147,7 @@ class Stack:
         inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         return inherited | {
             processes.MARK: self.identity.stack_id,
-            "DAGSTER_HOME": str(self.folder.path / "dagster"),
+            "DAGSTER_HOME": str(self.dagster_home),
             "PYTHONUNBUFFERED": "1",
             "HLS_DATA": str(self.folder.path),
             "HLS_DATABASE_URL": self.database,

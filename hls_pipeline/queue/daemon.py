@@ -18,7 +18,7 @@ CODE_SERVER_SECONDS = 60.0
 
 def run(workspace: Path) -> None:
     """Until a signal ends it. Raises Outage when the code server does not answer, UsageError without an instance."""
-    with open_instance(workspace) as instance:
+    with open_instance() as instance:
         servers = code_servers(workspace)
         wait_for(servers, CODE_SERVER_SECONDS)
         fail_abandoned_runs(instance, servers)

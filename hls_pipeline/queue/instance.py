@@ -1,13 +1,11 @@
 """The Dagster instance and its code servers, as the processes that we start ourselves meet them.
 
-The web app and the daemon start at the same moment as the code server, possibly before anything exists on disk; here
-they wait for each other, and runs whose process is gone are counted as failed. Which runs to start is decided by the
-sensors.
+The web app and the daemon start at the same moment as the code server and wait for it here; runs whose process is gone
+are counted as failed. Which runs to start is decided by the sensors.
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -31,24 +29,22 @@ _UNFINISHED = [DagsterRunStatus.NOT_STARTED, DagsterRunStatus.STARTING, DagsterR
 
 
 @contextmanager
-def open_instance(workspace: Path) -> Iterator[DagsterInstance]:
-    """The instance of DAGSTER_HOME. Raises UsageError when there is none, or no workspace file.
-
-    Two processes that create its SQLite tables at the same time fail, so opening is done one at a time.
-    """
+def open_instance() -> Iterator[DagsterInstance]:
+    """The instance of DAGSTER_HOME. Raises UsageError when there is none."""
     try:
-        with workspace.open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            instance = DagsterInstance.get()
-    except (OSError, DagsterError) as error:
-        raise UsageError(f"opening the Dagster instance: {error}; set DAGSTER_HOME and --workspace") from error
+        instance = DagsterInstance.get()
+    except DagsterError as error:
+        raise UsageError(f"opening the Dagster instance: {error}") from error
     with instance:
         yield instance
 
 
 def code_servers(workspace: Path) -> list[DagsterGrpcClient]:
-    """Clients of the code servers that the workspace file names."""
-    origins = location_origins_from_yaml_paths([str(workspace)])
+    """Clients of the code servers that the workspace file names. Raises UsageError when it cannot be read."""
+    try:
+        origins = location_origins_from_yaml_paths([str(workspace)])
+    except (OSError, DagsterError) as error:
+        raise UsageError(f"reading Dagster's workspace file: {error}; name another with --workspace") from error
     return [origin.create_client() for origin in origins if isinstance(origin, GrpcServerCodeLocationOrigin)]
 
 

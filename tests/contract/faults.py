@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,7 +16,7 @@ _RESET = pack("ii", 1, 0)
 
 
 @contextmanager
-def listening(serve: Callable[[socket.socket], None]) -> Iterator[str]:
+def listening(serve: Callable[[socket.socket], None], tls: ssl.SSLContext | None = None) -> Iterator[str]:
     """A server on a port of its own that runs `serve` for each connection in a thread; its `host:port`."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -23,7 +24,7 @@ def listening(serve: Callable[[socket.socket], None]) -> Iterator[str]:
             with suppress(OSError):
                 while True:
                     connection, _ = server.accept()
-                    threading.Thread(target=_served, args=(serve, connection), daemon=True).start()
+                    threading.Thread(target=_served, args=(serve, connection, tls), daemon=True).start()
 
         threading.Thread(target=accept, daemon=True).start()
         try:
@@ -32,9 +33,11 @@ def listening(serve: Callable[[socket.socket], None]) -> Iterator[str]:
             server.shutdown(socket.SHUT_RDWR)
 
 
-def _served(serve: Callable[[socket.socket], None], connection: socket.socket) -> None:
+def _served(
+    serve: Callable[[socket.socket], None], connection: socket.socket, tls: ssl.SSLContext | None
+) -> None:
     with suppress(OSError), connection:
-        serve(connection)
+        serve(tls.wrap_socket(connection, server_side=True) if tls else connection)
 
 
 @dataclass
@@ -57,8 +60,8 @@ class Cut:
 
 
 @contextmanager
-def proxy(upstream: str, cut: Cut) -> Iterator[str]:
-    """A TCP proxy to `upstream` (`host:port`) that makes the fault `cut`; its own `host:port`."""
+def proxy(upstream: str, cut: Cut, tls: ssl.SSLContext | None = None) -> Iterator[str]:
+    """A proxy to `upstream` (`host:port`) that makes the fault `cut` and may end TLS; its own `host:port`."""
     host, port = upstream.rsplit(":", 1)
 
     def serve(client: socket.socket) -> None:
@@ -68,7 +71,7 @@ def proxy(upstream: str, cut: Cut) -> Iterator[str]:
             _pump(client, server, "up", cut)
             back.join()
 
-    with listening(serve) as address:
+    with listening(serve, tls) as address:
         yield address
         cut.over.set()
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -368,6 +371,8 @@ def test_an_authorization_we_do_not_understand_is_refused_and_not_shown(auth: st
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(UsageError):
         Kubo(url, "http://127.0.0.1:1")
+    with pytest.raises(UsageError):
+        Kubo("http://127.0.0.1:1", url)
 
 
 @pytest.mark.parametrize("seconds", [0, -1, 0.5, float("nan"), float("inf")])
@@ -375,6 +380,30 @@ def test_a_time_limit_that_kubo_would_answer_with_an_empty_200_is_never_sent(sec
     with pytest.raises(ValueError):
         duration(seconds)
     assert duration(1.2) == "2s"
+
+
+def test_a_node_behind_tls_is_asked_over_tls(
+    ipfs_node: IpfsNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its TLS 1.3 tickets arrive unasked, while we send: they are no answer."""
+    certificate, key = str(tmp_path / "certificate.pem"), str(tmp_path / "key.pem")
+    made_for = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate]
+    subprocess.run([*command, *made_for], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    sent = fresh()
+    rpc = proxy(address_of(ipfs_node.rpc_url), Cut("up", float("inf")), context)
+    gateway = proxy(address_of(ipfs_node.gateway_url), Cut("up", float("inf")), context)
+    with rpc as rpc_address, gateway as gateway_address:
+        urls = f"https://{rpc_address}", f"https://{gateway_address}"
+        with Kubo(*urls) as stranger, pytest.raises(Outage, match=r"(?i)certificate"):
+            stranger.version()
+        monkeypatch.setenv("SSL_CERT_FILE", certificate)
+        with Kubo(*urls) as node:
+            assert node.version()
+            node.import_blocks(sent.blocks)
+            assert node.read_back(sent.directory.root.cid) == sent.directory.extent
 
 
 def test_localhost_works_for_the_gateway(ipfs_node: IpfsNode) -> None:

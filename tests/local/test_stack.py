@@ -21,8 +21,8 @@ from dagster import DagsterInstance, DagsterRunStatus
 from dagster._core.test_utils import create_run_for_test
 
 from hls_pipeline import metadata_store, object_store, settings
-from hls_pipeline.errors import UsageError
-from hls_pipeline.local import probes, seaweed
+from hls_pipeline.errors import ServiceError, UsageError
+from hls_pipeline.local import dagster_home, probes, seaweed
 from hls_pipeline.local.data_folder import settings_of
 from tests import stack_fixture
 from tests.stack_fixture import RunningStack, running_stack, wait_until
@@ -172,9 +172,14 @@ def test_a_stack_that_is_stopped_while_it_starts_leaves_nothing(tmp_path: Path) 
     assert starting.process.returncode == 0
 
 
-def test_a_part_that_cannot_start_is_named_with_its_log_and_the_exit_code_is_3(tmp_path: Path) -> None:
-    broken = stack_fixture.start(tmp_path / "data", {"HLS_S3_INBOX": "Not a bucket name", "HLS_IPFS_QUORUM": "1"})
-    assert broken.process.wait(90) == 3, broken.said()
+def test_a_part_that_cannot_start_is_named_with_the_end_of_its_log(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "metadata.sqlite").write_text("this was overwritten by an accident, " * 100)
+    broken = stack_fixture.start(data)
+    assert broken.process.wait(60) == ServiceError.exit_code
+    assert "databases (SQLite) did not start" in broken.said()
+    assert "file is not a database" in broken.said()
     assert broken.processes() == []
 
 
@@ -200,5 +205,5 @@ def test_after_kill_9_the_next_up_ends_what_was_left_and_carries_on(tmp_path: Pa
 
 @contextmanager
 def dagster_instance(data: Path) -> Iterator[DagsterInstance]:
-    with DagsterInstance.from_config(str(data / "dagster")) as instance:
+    with DagsterInstance.from_config(str(dagster_home.path(data))) as instance:
         yield instance

@@ -74,6 +74,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             "ui.test",
         ),
     )
+    dagster_home.make_tables(folder / "dagster")
     environment = {**os.environ, "DAGSTER_HOME": str(folder / "dagster")}
     started = [subprocess.Popen([sys.executable, "-m", *command], env=environment) for command in commands]
     try:

@@ -60,7 +60,7 @@ def test_only_runs_that_no_code_server_knows_are_failed(folder: Path) -> None:
     port = DataFolder(folder).ports(("code_server",), {})["code_server"]
     workspace = dagster_home.write(folder / "dagster", port)
     servers = code_servers(workspace)
-    with open_instance(workspace) as instance:
+    with open_instance() as instance:
         lost = create_run_for_test(instance, job_name="sleeping", status=DagsterRunStatus.STARTED).run_id
         with code_server(folder, port):
             wait_for(servers, 30)
@@ -96,13 +96,14 @@ def test_a_code_server_that_is_not_there_is_an_outage(folder: Path) -> None:
         wait_for(code_servers(dagster_home.write(folder / "dagster", port)), 0.2)
 
 
-def test_without_a_dagster_home_the_error_says_what_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_dagster_home_or_a_workspace_the_error_says_what_to_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
-    workspace = dagster_home.write(tmp_path / "dagster", 1)
-    with pytest.raises(UsageError, match="DAGSTER_HOME"), open_instance(workspace):
+    with pytest.raises(UsageError, match="DAGSTER_HOME"), open_instance():
         pass
-    with pytest.raises(UsageError, match="--workspace"), open_instance(tmp_path / "none.yaml"):
-        pass
+    with pytest.raises(UsageError, match="--workspace"):
+        code_servers(tmp_path / "none.yaml")
 
 
 def test_dagster_still_reads_the_pause_of_its_sensor_loop_from_the_name_we_set() -> None:

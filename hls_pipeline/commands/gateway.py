@@ -1,0 +1,73 @@
+"""`hls-pipeline gateway` and `hls-pipeline keys`: the REST door and who may use it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from hls_pipeline import clock, metadata_store
+from hls_pipeline.commands.services import DataOption, JsonOption, opened, print_json
+from hls_pipeline.gateway import access, config, server
+from hls_pipeline.gateway.records import ApiKey, Records
+from hls_pipeline.local.data_folder import settings_of
+
+keys = typer.Typer(help="API keys of the gateway.", no_args_is_help=True)
+
+
+def gateway(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    data: DataOption = None,
+) -> None:
+    """Serve the REST API, playback and the pages. Any number of them may run."""
+    found = settings_of(config.load(data=data) if data else config.load())
+    assert isinstance(found, config.GatewaySettings)
+    metadata_store.connect(found.database_url).ping()
+    server.run(found, host, port)
+
+
+@keys.command("make")
+def make(
+    name: Annotated[str, typer.Argument(help="Whose key it is; only people read this.")],
+    scopes: Annotated[str, typer.Option(help="read, write, admin; several separated by commas.")] = "write",
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a key and print it, this one time."""
+    records = Records(opened(data))
+    key = access.make_key(records, name, access.parse_scopes(scopes), clock.now())
+    if as_json:
+        print_json({"key": key, "name": name, "scopes": scopes.split(",")}, one_line=True)
+    else:
+        typer.echo(key)
+
+
+@keys.command("list")
+def list_keys(data: DataOption = None, as_json: JsonOption = False) -> None:
+    """List the keys; their secrets are not stored."""
+    for key in Records(opened(data)).keys():
+        if as_json:
+            print_json(_about(key), one_line=True)
+        else:
+            state = "revoked" if key.revoked_at else "in use"
+            typer.echo(f"{key.key_id}  {state:8}  {','.join(key.scopes):16}  {clock.seconds_text(key.created_at)}  {key.name!r}")
+
+
+@keys.command("revoke")
+def revoke(
+    key_id: Annotated[str, typer.Argument(help="The id, as `keys list` shows it.")], data: DataOption = None
+) -> None:
+    """End a key and every browser session of it, at once and for good."""
+    Records(opened(data)).revoke_key(key_id, clock.now())
+    typer.echo(f"{key_id} is revoked")
+
+
+def _about(key: ApiKey) -> dict[str, object]:
+    return {
+        "key_id": key.key_id,
+        "name": key.name,
+        "scopes": list(key.scopes),
+        "created_at": clock.text(key.created_at),
+        "revoked_at": key.revoked_at and clock.text(key.revoked_at),
+    }

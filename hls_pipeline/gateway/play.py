@@ -1,0 +1,184 @@
+"""Playback under one stable address: from S3 until `finalize`, from IPFS afterwards, and nobody notices the move.
+
+A file's ETag is its content id, which is the same in both places; should S3 lose an object while it is being sent, the
+rest comes from IPFS. Playlists are always sent by us, in their relative form, so that names in them lead back here;
+media is streamed or, in redirect mode, sent for to S3 or an IPFS gateway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain
+from urllib.parse import quote
+
+from fastapi import APIRouter, Request
+from fastapi.responses import RedirectResponse, Response, StreamingResponse
+
+from hls_pipeline import keys, steps
+from hls_pipeline.errors import NotFound, ObjectChanged, ObjectMissing, Outage, ServiceError
+from hls_pipeline.gateway import ranges
+from hls_pipeline.gateway.access import Reader
+from hls_pipeline.gateway.problems import Refused, problem, request_id
+from hls_pipeline.gateway.records import Playable
+from hls_pipeline.gateway.services import Services, ServicesDep
+from hls_pipeline.gateway.videos import VideoId, names_etag
+from hls_pipeline.hls.paths import path_fault
+from hls_pipeline.hls.policy import Limits
+from hls_pipeline.hls.rewriting import relative
+from hls_pipeline.revisions import Revision
+from hls_pipeline.uploads import State
+
+router = APIRouter(prefix="/v1/videos", tags=["playback"])
+
+_ON_IPFS = frozenset({State.PUBLISHED, State.CLEARED})
+_IMMUTABLE = "public, max-age=31536000, immutable"
+_REVALIDATED = "public, no-cache"
+"""The next revision may put other bytes under the same name; asking costs a 304."""
+_PLAYLIST = "public, max-age=2"
+
+Origin = Callable[[int, int], Iterator[bytes]]
+"""Gives bytes from start to before end."""
+
+
+@router.api_route(
+    "/{video_id}/play/{path:path}",
+    methods=["GET", "HEAD"],
+    summary="A playlist or media file of the current revision",
+    description="Range, If-Range and If-None-Match are understood. The ETag is the file's content id. With `?cid=` and "
+    "the content id the answer may be kept for ever.",
+    responses={206: {}, 304: {}, 307: {"description": "redirect mode"}, 410: {"description": "withdrawn"}, 416: {}},
+    response_class=Response,
+)
+def play(
+    video_id: VideoId,
+    path: str,
+    request: Request,
+    services: ServicesDep,
+    _: Reader,
+    cid: str | None = None,
+) -> Response:
+    found = _find(services, video_id, path)
+    if found.state is State.WITHDRAWN:
+        raise Refused(410, "withdrawn", f"video {video_id} was withdrawn")
+    if cid is not None and cid != found.file.cid:
+        raise NotFound(f"video {video_id} has other content at this path now")
+    etag = f'"{found.file.cid}"'
+    headers = {
+        "ETag": etag,
+        "Accept-Ranges": "bytes",
+        "Cache-Control": _IMMUTABLE if cid else _PLAYLIST if found.file.is_playlist else _REVALIDATED,
+        "Cross-Origin-Resource-Policy": "cross-origin",
+    }
+    if names_etag(request.headers.get("if-none-match"), etag):
+        return Response(status_code=304, headers=headers)
+    if services.settings.play == "redirect" and not found.file.is_playlist:
+        return _redirect(services, found, cid is not None)
+    return _send(request, services, video_id, found, headers)
+
+
+def _find(services: Services, video_id: str, path: str) -> Playable:
+    """Raises NotFound, also for every path that no package can have."""
+    if not keys.is_video_id(video_id) or path_fault(path, Limits()):
+        raise NotFound("there is no such file to play")
+    return services.records.playable(video_id, path)
+
+
+def _send(
+    request: Request, services: Services, video_id: str, found: Playable, headers: dict[str, str]
+) -> Response:
+    size, kind = found.file.size, found.file.content_type
+    try:
+        span = ranges.parse(request.headers.get("range"), request.headers.get("if-range"), headers["ETag"], size)
+    except ranges.Unsatisfiable:
+        return problem(
+            416, "range_not_satisfiable", f"it has {size} bytes", request_id(request), {"Content-Range": f"bytes */{size}"}
+        )
+    start, end = (span.start, span.end) if span else (0, size)
+    headers = {**headers, "Content-Length": str(end - start)}
+    if span:
+        headers["Content-Range"] = span.content_range
+    status = 206 if span else 200
+    if request.method == "HEAD":
+        return Response(status_code=status, headers=headers, media_type=kind)
+    pieces = _pieces(services, video_id, found, start, end)
+    first = next(pieces, b"")  # what cannot be read at all is an error, not a broken answer
+    return StreamingResponse(chain((first,), pieces), status, headers, media_type=kind)
+
+
+def _redirect(services: Services, found: Playable, immutable: bool) -> Response:
+    settings, file = services.settings, found.file
+    if found.state in _ON_IPFS:
+        gateway = settings.public_ipfs_gateway or settings.ipfs_gateway_urls[0]
+        name = quote(file.path.rpartition("/")[2], safe="")
+        address, seconds = f"{gateway.rstrip('/')}/ipfs/{file.cid}?filename={name}", 60
+    else:
+        assert file.key is not None
+        seconds = settings.presign_seconds
+        address = services.objects.presigned_get(settings.s3_media, file.key, file.content_type, seconds)
+    return RedirectResponse(address, 307, {"Cache-Control": f"private, max-age={seconds // 2}"})
+
+
+# ---- where the bytes come from ----------------------------------------------------------------------------------
+
+
+def _pieces(services: Services, video_id: str, found: Playable, start: int, end: int) -> Iterator[bytes]:
+    """The bytes asked for, from wherever they are when they are needed. Raises the last origin's error when there is
+    no other."""
+    at, waiting, looked_again = start, _origins(services, found), False
+    while at < end:
+        origin = waiting.pop(0)
+        try:
+            for piece in origin(at, end):
+                at += len(piece)
+                yield piece
+            if at < end:
+                raise Outage(f"{found.file.path} of video {video_id} ends after {at} bytes")
+        except (ServiceError, ObjectMissing, ObjectChanged):
+            if not waiting and not looked_again:
+                looked_again = True
+                now = services.records.playable(video_id, found.file.path)
+                waiting = _origins(services, now) if now.file.cid == found.file.cid else []
+            if not waiting:
+                raise
+
+
+def _origins(services: Services, found: Playable) -> list[Origin]:
+    if found.file.is_playlist:
+        return [partial(_playlist, services, found)]
+    if found.state in _ON_IPFS:
+        return [partial(node.read, found.file.cid) for node in services.nodes]
+    assert found.file.key is not None
+    return [partial(services.objects.read_range, services.settings.s3_media, found.file.key)]
+
+
+def _playlist(services: Services, found: Playable, start: int, end: int) -> Iterator[bytes]:
+    data = services.playlists.get(found.file.cid)
+    if data is None:
+        data = _from_ipfs(services, found) if found.state in _ON_IPFS else _from_originals(services, found)
+    yield data[start:end]
+
+
+def _from_ipfs(services: Services, found: Playable) -> bytes:
+    for last, node in zip([*[False] * (len(services.nodes) - 1), True], services.nodes, strict=True):
+        try:
+            data = b"".join(node.read(found.file.cid))
+        except ServiceError:
+            if last:
+                raise
+        else:
+            services.playlists.put(found.file.cid, data)
+            return data
+    raise NotFound("no node is configured")
+
+
+def _from_originals(services: Services, found: Playable) -> bytes:
+    """The published form, made from the creator's playlists in S3, for all playlists of the revision at once."""
+    upload = services.store.upload(found.upload_id)
+    files = services.store.inventory(found.upload_id)
+    settings = services.settings
+    revision = Revision(upload, files, services.objects, settings.s3_media, steps.policy(settings))
+    forms = {path: relative(playlist) for path, playlist in revision.package.playlists.items()}
+    for path, data in forms.items():
+        services.playlists.put(revision.by_path[path].cid, data)
+    return forms[found.file.path]

@@ -1,0 +1,96 @@
+"""What only a gateway does with S3: ranges, uploads in parts, presigned addresses.
+
+`GatewayStore` is the common `ObjectStore` with these methods added; errors cross the same border.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from typing import Any
+
+from hls_pipeline.errors import Outage
+from hls_pipeline.gateway.config import GatewaySettings
+from hls_pipeline.object_store import ObjectStore, _border, client
+
+_PIECE = 256 * 1024
+"""Bytes per piece on the way to a viewer."""
+
+
+class GatewayStore(ObjectStore):
+    @classmethod
+    def of(cls, settings: GatewaySettings) -> GatewayStore:
+        return cls(client(settings), parallel=settings.s3_parallel)
+
+    def read_range(self, bucket: str, key: str, start: int, end: int, etag: str | None = None) -> Iterator[bytes]:
+        """Bytes `start` to before `end`. Raises ObjectMissing, ObjectChanged when the ETag is not `etag`, and Outage
+        when it breaks off."""
+        what = f"reading s3://{bucket}/{key}"
+        conditions: dict[str, Any] = {"IfMatch": etag} if etag else {}
+        with _border(what):
+            answer = self._client.get_object(Bucket=bucket, Key=key, Range=f"bytes={start}-{end - 1}", **conditions)
+            with closing(answer["Body"]) as body:
+                received = 0
+                for piece in body.iter_chunks(_PIECE):
+                    received += len(piece)
+                    yield piece
+        if received != end - start:
+            raise Outage(f"{what}: it broke off after {received} bytes")
+
+    # ---- uploads in parts -------------------------------------------------------------------------------------
+
+    def begin_parts(self, bucket: str, key: str, content_type: str) -> str:
+        """The id of a new upload in parts."""
+        with _border(f"writing s3://{bucket}/{key}"):
+            answer = self._client.create_multipart_upload(Bucket=bucket, Key=key, ContentType=content_type)
+        return answer["UploadId"]
+
+    def put_part(self, bucket: str, key: str, parts_id: str, number: int, data: bytes | bytearray) -> str:
+        """The part's ETag; parts are counted from 1."""
+        with _border(f"writing s3://{bucket}/{key}"):
+            answer = self._client.upload_part(
+                Bucket=bucket, Key=key, UploadId=parts_id, PartNumber=number, Body=data
+            )
+        return answer["ETag"]
+
+    def finish_parts(self, bucket: str, key: str, parts_id: str, etags: Sequence[str]) -> None:
+        parts: Any = [{"PartNumber": number, "ETag": etag} for number, etag in enumerate(etags, 1)]
+        with _border(f"writing s3://{bucket}/{key}"):
+            self._client.complete_multipart_upload(
+                Bucket=bucket, Key=key, UploadId=parts_id, MultipartUpload={"Parts": parts}
+            )
+
+    def abort_parts(self, bucket: str, prefix: str) -> None:
+        """Gives up every upload in parts under `prefix`."""
+        with _border(f"giving up uploads under s3://{bucket}/{prefix}"):
+            found = self._client.list_multipart_uploads(Bucket=bucket, Prefix=prefix)
+            for item in found.get("Uploads", ()):
+                self._client.abort_multipart_upload(Bucket=bucket, Key=item["Key"], UploadId=item["UploadId"])
+
+    def parts(self, bucket: str, key: str, parts_id: str) -> dict[int, tuple[str, int]]:
+        """Number → (ETag, bytes) of the parts that are there."""
+        with _border(f"looking at parts of s3://{bucket}/{key}"):
+            pages = self._client.get_paginator("list_parts").paginate(Bucket=bucket, Key=key, UploadId=parts_id)
+            return {
+                part["PartNumber"]: (part["ETag"], part["Size"]) for page in pages for part in page.get("Parts", ())
+            }
+
+    def remove_all(self, bucket: str, prefix: str) -> None:
+        """Everything under `prefix`, finished or not, is gone."""
+        self.abort_parts(bucket, prefix)
+        self.delete(bucket, [(item.key, item.etag, None) for item in self.listing(bucket, prefix)])
+
+    # ---- presigned addresses ----------------------------------------------------------------------------------
+
+    def presigned_get(self, bucket: str, key: str, content_type: str, seconds: int) -> str:
+        parameters = {"Bucket": bucket, "Key": key, "ResponseContentType": content_type}
+        return self._client.generate_presigned_url("get_object", Params=parameters, ExpiresIn=seconds)
+
+    def presigned_put(self, bucket: str, key: str, size: int, seconds: int) -> str:
+        """The length is signed: nothing larger can be put there."""
+        parameters = {"Bucket": bucket, "Key": key, "ContentLength": size}
+        return self._client.generate_presigned_url("put_object", Params=parameters, ExpiresIn=seconds)
+
+    def presigned_part(self, bucket: str, key: str, parts_id: str, number: int, size: int, seconds: int) -> str:
+        parameters = {"Bucket": bucket, "Key": key, "UploadId": parts_id, "PartNumber": number, "ContentLength": size}
+        return self._client.generate_presigned_url("upload_part", Params=parameters, ExpiresIn=seconds)

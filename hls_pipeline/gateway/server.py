@@ -1,0 +1,87 @@
+"""The web server under the app: uvicorn, hardened against clients that never finish a request head."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from hls_pipeline.gateway.app import create_app
+from hls_pipeline.gateway.config import GatewaySettings
+
+_HEAD_SECONDS = 10.0
+_HEAD_BYTES = 64 * 1024
+_CONNECTIONS = 2000
+_KEEP_ALIVE_SECONDS = 30
+_CLOSING_SECONDS = 3
+
+
+class _Protocol(HttpToolsProtocol):
+    """uvicorn waits for ever for the rest of a request's head, however long it grows; this one does not."""
+
+    _late: asyncio.TimerHandle | None = None
+    _head_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        in_head = self._late is not None
+        super().data_received(data)
+        if in_head and self._late is not None:
+            self._head_bytes += len(data)
+            if self._head_bytes > _HEAD_BYTES:
+                self.transport.close()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self._late is None:
+            self._expect_head()
+
+    def on_headers_complete(self) -> None:
+        self._stop_waiting()
+        super().on_headers_complete()
+
+    def _expect_head(self) -> None:
+        self._head_bytes = 0
+        self._late = self.loop.call_later(_HEAD_SECONDS, self.transport.close)
+
+    def _stop_waiting(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+
+def server(settings: GatewaySettings, host: str, port: int, **more: Any) -> uvicorn.Server:
+    """`X-Forwarded-…` headers are not believed: whoever stands in front logs the clients."""
+    config = uvicorn.Config(
+        create_app(settings),
+        host=host,
+        port=port,
+        http=_Protocol,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=_CONNECTIONS,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=_CLOSING_SECONDS,
+        **more,
+    )
+    return uvicorn.Server(config)
+
+
+def run(settings: GatewaySettings, host: str, port: int) -> None:
+    """Serve until a signal ends it."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for name in ("botocore", "boto3", "s3transfer", "urllib3"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    server(settings, host, port).run()

@@ -1,0 +1,159 @@
+"""Reading a drop once, and copying it to where the revision waits for IPFS.
+
+What the stage step is made of: `examine` checks every file and computes its content id in one pass over the bytes,
+`inventory` lists what is published and where it will lie, `copy_to_media` brings it there. Whether a package is
+accepted is decided in `steps.stage`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from hls_pipeline import clock, drops, keys
+from hls_pipeline.errors import ObjectChanged, ObjectMissing
+from hls_pipeline.hls.content_types import PLAYLIST_TYPE
+from hls_pipeline.hls.findings import Finding, Report
+from hls_pipeline.hls.package import Package, survey
+from hls_pipeline.hls.policy import Policy
+from hls_pipeline.hls.rewriting import relative
+from hls_pipeline.ipfs.unixfs import FileBuilder, Node, Profile
+from hls_pipeline.metadata_store import InventoryFile, Lease, MetadataStore, TempObject
+from hls_pipeline.object_store import ObjectStore, Stored
+from hls_pipeline.revisions import hash_bytes
+from hls_pipeline.settings import Settings
+from hls_pipeline.uploads import Upload
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What reading every published file once gave."""
+
+    nodes: dict[str, Node]  # as published
+    originals: dict[str, str]  # content ids of the creator's bytes
+    blocks: dict[bytes, int]  # digest → bytes of each distinct block
+
+
+def examine(source: drops.DropSource, profile: Profile, policy: Policy) -> tuple[Package | None, Report, Contents]:
+    """Checks the package and computes its content ids, reading each file once."""
+    survey_ = survey(source, policy)
+    contents = Contents({}, {}, {})
+    package = survey_.package
+    if package is None:
+        return None, survey_.report, contents
+
+    def read(path: str) -> tuple[str, Node, dict[bytes, int], tuple[Finding, ...]]:
+        builder, probe = FileBuilder(profile), package.probe(path)
+        blocks: dict[bytes, int] = {}
+        for piece in source.read(path):
+            probe.feed(piece)
+            blocks.update((cid.digest, len(block)) for cid, block in builder.feed(piece))
+        node, rest = builder.finish()
+        blocks.update((cid.digest, len(block)) for cid, block in rest)
+        return path, node, blocks, tuple(probe.findings())
+
+    findings = list(survey_.report.findings)
+    for path, node, blocks, found in source.objects.each(read, [file.path for file in package.files]):
+        contents.nodes[path] = node
+        contents.originals[path] = str(node.cid)
+        contents.blocks.update(blocks)
+        findings += found
+    for playlist in package.playlists.values():
+        node, made = hash_bytes(relative(playlist), profile)
+        contents.nodes[playlist.path] = node
+        contents.originals[playlist.path] = str(hash_bytes(playlist.data, profile)[0].cid)
+        contents.blocks.update((cid.digest, len(block)) for cid, block in made)
+    return package, Report(package.root, tuple(findings)), contents
+
+
+def inventory(upload: Upload, package: Package, contents: Contents, revision: int) -> list[InventoryFile]:
+    """Playlists depth first from the root, then every other file once, at its first mention."""
+    video_id = upload.video_id
+
+    def item(path: str, role: str, content_type: str) -> InventoryFile:
+        node = contents.nodes[path]
+        if role == "playlist":
+            key = keys.original(video_id, revision, path)
+        else:
+            key = keys.media(video_id, revision, str(node.cid), path)
+        source = upload.drop.prefix + path
+        return InventoryFile(
+            0, path, role, content_type, node.size, str(node.cid), node.tsize, node.blocks, key, source
+        )
+
+    playlists = [item(path, "playlist", PLAYLIST_TYPE) for path in package.playlists]
+    others = [item(file.path, file.role, file.content_type) for file in package.files]
+    return [replace(file, position=n) for n, file in enumerate([*playlists, *others])]
+
+
+def expected_objects(
+    upload: Upload, files: Iterable[InventoryFile], contents: Contents, settings: Settings
+) -> list[TempObject]:
+    sizes = {item.key: item.size for item in upload.drop.objects}
+    return [
+        TempObject(keys.s3_uri(settings.s3_media, file.key), sizes[file.source_key], contents.originals[file.path])
+        for file in files
+        if file.key and file.source_key
+    ]
+
+
+def copy_to_media(upload: Upload, lease: Lease, objects: ObjectStore, store: MetadataStore, settings: Settings) -> None:
+    """Copies, on the S3 server, what is not there yet; each copy is tied to the ETag that was read."""
+    media = settings.s3_media
+    frozen = {item.key: item for item in upload.drop.objects}
+    files = store.inventory(upload.upload_id)
+    put = {item.cid for item in store.temp_objects(upload.upload_id) if item.etag}
+    missing = {file.key: file for file in files if file.key and keys.s3_uri(media, file.key) not in put}
+
+    def copy(file: InventoryFile) -> TempObject:
+        assert file.key and file.source_key
+        source = frozen[file.source_key]
+        stored = objects.copy(
+            (upload.drop.bucket, source.key),
+            (media, file.key),
+            etag=source.etag,
+            size=source.size,
+            kind=file.content_type,
+        )
+        return temp_object(keys.s3_uri(media, file.key), stored)
+
+    try:
+        store.objects_put(lease, objects.each(copy, list(missing.values())))
+        _keep_unreferenced(upload, files, objects, settings)
+    except (ObjectChanged, ObjectMissing) as error:
+        _undo_acceptance(upload, lease, objects, store, settings)
+        raise drops.changed(upload.drop) from error
+
+
+def _keep_unreferenced(
+    upload: Upload, files: Iterable[InventoryFile], objects: ObjectStore, settings: Settings
+) -> None:
+    """Files that no playlist reaches are kept in S3 and never published."""
+    published = {file.source_key for file in files} | {upload.drop.prefix + keys.METADATA}
+    assert upload.revision is not None
+    for item in upload.drop.objects:
+        if item.key not in published:
+            target = keys.unreferenced(upload.video_id, upload.revision, upload.drop.path(item))
+            objects.copy(
+                (upload.drop.bucket, item.key),
+                (settings.s3_media, target),
+                etag=item.etag,
+                size=item.size,
+                kind="application/octet-stream",
+            )
+
+
+def _undo_acceptance(
+    upload: Upload, lease: Lease, objects: ObjectStore, store: MetadataStore, settings: Settings
+) -> None:
+    """The drop changed while it was copied: nothing of it stays, its revision number is free again."""
+    assert upload.revision is not None
+    prefix = keys.revision(upload.video_id, upload.revision)
+    store.renew(lease, clock.now(), settings.lease_seconds)
+    left = [(item.key, item.etag, None) for item in objects.listing(settings.s3_media, prefix)]
+    objects.delete(settings.s3_media, left)
+    store.take_back(lease)
+
+
+def temp_object(cid: str, stored: Stored) -> TempObject:
+    return TempObject(cid, stored.size, None, stored.etag, stored.version_id)

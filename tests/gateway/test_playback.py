@@ -1,0 +1,171 @@
+"""Playback under one address: the same bytes before, during and after the move from S3 to IPFS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import requests
+
+from hls_pipeline.hls.content_types import PLAYLIST_TYPE
+from tests.gateway.conftest import Gateway
+from tests.services import package, published
+
+FILES = package("film")
+SEGMENT = FILES["v/s1.ts"]
+
+
+@pytest.fixture
+def staged(gateway: Gateway) -> Gateway:
+    gateway.world.walk(gateway.world.drop("film", FILES), "stage", "write_s3_manifest")
+    return gateway
+
+
+@pytest.fixture
+def on_ipfs(staged: Gateway) -> Gateway:
+    """Published, and its S3 copies gone."""
+    upload = staged.world.store.latest_upload("film")
+    assert upload is not None
+    staged.world.walk(upload)
+    staged.world.step("clear_temp_storage", upload, "clear:test")
+    assert not any("/media/" in key for key in staged.world.media())
+    return staged
+
+
+def test_every_file_plays_from_s3_and_then_the_same_from_ipfs(staged: Gateway) -> None:
+    before = {path: staged.play("film", path) for path in published(FILES)}
+    assert {path: answer.content for path, answer in before.items()} == published(FILES)
+    upload = staged.world.store.latest_upload("film")
+    assert upload is not None
+    staged.world.walk(upload)
+    staged.world.step("clear_temp_storage", upload, "clear:test")
+    after = {path: staged.play("film", path) for path in published(FILES)}
+    assert {path: answer.content for path, answer in after.items()} == published(FILES)
+    for path in published(FILES):
+        assert before[path].headers["ETag"] == after[path].headers["ETag"], "viewers and caches notice nothing"
+
+
+def test_a_playlist_that_needs_repair_is_the_same_in_both_places(gateway: Gateway) -> None:
+    """Players resolve `s 0.ts` differently: what is published says `s%200.ts`, and S3 must not show another form."""
+    files = {name.replace("s0", "s 0"): data.replace(b"s0.ts", b"s 0.ts") for name, data in FILES.items()}
+    upload = gateway.world.drop("film", files)
+    gateway.world.walk(upload, "stage", "write_s3_manifest")
+    before = gateway.play("film", "v/index.m3u8")
+    assert b"s%200.ts" in before.content
+    assert gateway.play("film", "v/s%200.ts").content == files["v/s 0.ts"]
+    gateway.world.walk(upload)
+    assert gateway.play("film", "v/index.m3u8").content == before.content
+
+
+@pytest.mark.parametrize("where", ["staged", "on_ipfs"])
+def test_ranges(where: str, request: pytest.FixtureRequest) -> None:
+    gateway: Gateway = request.getfixturevalue(where)
+    size = len(SEGMENT)
+    for header, start, end in [
+        ("bytes=0-0", 0, 1),
+        ("bytes=188-375", 188, 376),
+        ("bytes=900-", 900, size),
+        ("bytes=-10", size - 10, size),
+        ("bytes=0-99999", 0, size),
+        ("bytes=-99999", 0, size),
+    ]:
+        answer = gateway.play("film", "v/s1.ts", Range=header)
+        assert (answer.status_code, answer.content) == (206, SEGMENT[start:end]), header
+        assert answer.headers["Content-Range"] == f"bytes {start}-{end - 1}/{size}"
+    for header in ("bytes=0-1,4-5", "bytes=x-y", "items=0-1", "bytes=5-4", "bytes=-"):
+        answer = gateway.play("film", "v/s1.ts", Range=header)
+        assert (answer.status_code, answer.content) == (200, SEGMENT), header
+    for header in (f"bytes={size}-", "bytes=-0", "bytes=99999-100000"):
+        answer = gateway.play("film", "v/s1.ts", Range=header)
+        assert (answer.status_code, answer.headers["Content-Range"]) == (416, f"bytes */{size}"), header
+
+
+@pytest.mark.parametrize("where", ["staged", "on_ipfs"])
+def test_conditions_and_head(where: str, request: pytest.FixtureRequest) -> None:
+    gateway: Gateway = request.getfixturevalue(where)
+    head = gateway.ask("HEAD", "/v1/videos/film/play/v/s1.ts")
+    etag = head.headers["ETag"]
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["Content-Length"] == str(len(SEGMENT))
+    assert head.headers["Content-Type"] == "video/mp2t"
+    assert gateway.play("film", "v/s1.ts", If_None_Match=etag).status_code == 304
+    assert gateway.play("film", "v/s1.ts", Range="bytes=0-1", If_Range=etag).status_code == 206
+    assert gateway.play("film", "v/s1.ts", Range="bytes=0-1", If_Range='"other"').status_code == 200
+
+
+def test_players_on_other_sites_may_read(staged: Gateway) -> None:
+    answer = staged.play("film", "master.m3u8", Origin="https://player.example")
+    assert answer.headers["Access-Control-Allow-Origin"] == "*"
+    assert "Content-Range" in answer.headers["Access-Control-Expose-Headers"]
+    assert answer.headers["Content-Type"] == PLAYLIST_TYPE
+    preflight = staged.ask(
+        "OPTIONS",
+        "/v1/videos/film/play/master.m3u8",
+        headers={
+            "Origin": "https://player.example",
+            "Access-Control-Request-Method": "GET",
+            "Access-Control-Request-Headers": "range",
+        },
+    )
+    assert preflight.status_code == 200
+    assert "Range" in preflight.headers["Access-Control-Allow-Headers"]
+
+
+def test_what_is_named_by_content_may_be_kept_and_playlists_only_for_moments(staged: Gateway) -> None:
+    segment = staged.play("film", "v/s1.ts")
+    assert "no-cache" in segment.headers["Cache-Control"], "the next revision may have other bytes under this name"
+    cid = segment.headers["ETag"].strip('"')
+    assert "immutable" in staged.play("film", f"v/s1.ts?cid={cid}").headers["Cache-Control"]
+    assert staged.play("film", "v/s1.ts?cid=bafyother").status_code == 404
+    assert staged.play("film", "v/index.m3u8").headers["Cache-Control"] == "public, max-age=2"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../../../etc/passwd",
+        "..%2f..%2fmaster.m3u8",
+        "%2e%2e/%2e%2e/r1/original/master.m3u8",
+        "v/../master.m3u8",
+        "v//index.m3u8",
+        "/master.m3u8",
+        "master.m3u8%00.ts",
+        "..%5c..%5cmaster.m3u8",
+        "metadata.json",
+        "s3/master.m3u8",
+        "%ff%fe",
+        "",
+    ],
+)
+def test_path_tricks_find_nothing(staged: Gateway, path: str) -> None:
+    prepared = requests.Request("GET", staged.url).prepare()
+    prepared.url = f"{staged.url}/v1/videos/film/play/{path}"  # as it is: requests would tidy it up
+    with requests.Session() as session:
+        answer = session.send(prepared, timeout=20)
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+
+def test_a_new_revision_takes_over_when_it_is_published_and_not_before(on_ipfs: Gateway) -> None:
+    other = package("film two")
+    upload = on_ipfs.world.drop("film", other)
+    on_ipfs.world.walk(upload, "stage", "write_s3_manifest")
+    assert on_ipfs.play("film", "v/s1.ts").content == SEGMENT
+    on_ipfs.world.walk(upload)
+    assert on_ipfs.play("film", "v/s1.ts").content == other["v/s1.ts"]
+
+
+def test_in_redirect_mode_media_comes_from_s3_and_later_from_an_ipfs_gateway(
+    gateway_with: Callable[..., Gateway],
+) -> None:
+    gateway = gateway_with(play="redirect", s3_grace_seconds=3600, presign_seconds=600)
+    upload = gateway.world.drop("film", FILES)
+    gateway.world.walk(upload, "stage", "write_s3_manifest")
+    assert gateway.play("film", "master.m3u8").content == FILES["master.m3u8"], "names in it must lead back to us"
+    signed = gateway.play("film", "v/s1.ts")
+    assert (signed.status_code, "X-Amz-Signature" in signed.headers["Location"]) == (307, True)
+    fetched = requests.get(signed.headers["Location"], timeout=10)
+    assert (fetched.content, fetched.headers["Content-Type"]) == (SEGMENT, "video/mp2t")
+    gateway.world.walk(upload)
+    later = gateway.play("film", "v/s1.ts").headers["Location"]
+    assert later.startswith(gateway.settings.ipfs_gateway_urls[0] + "/ipfs/")
+    assert requests.get(later, timeout=10).content == SEGMENT

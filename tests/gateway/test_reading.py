@@ -1,0 +1,207 @@
+"""What readers get: health, keys, documents, versions, proof, and the shape of every refusal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hls_pipeline import clock
+from hls_pipeline.gateway import access
+from hls_pipeline.gateway.access import Scope
+from tests.gateway.conftest import Gateway
+from tests.services import package
+
+
+def test_a_healthy_gateway_says_so(gateway: Gateway) -> None:
+    assert gateway.get("/healthz").json() == {"status": "ok"}
+    ready = gateway.get("/readyz")
+    assert ready.status_code == 200
+    assert set(ready.json()["services"].values()) == {"ok"}
+
+
+def test_readyz_names_the_service_that_is_missing_and_no_address(gateway_with: Callable[..., Gateway]) -> None:
+    gateway = gateway_with(ipfs_rpc_urls=("http://127.0.0.1:9",), ipfs_gateway_urls=("http://127.0.0.1:9",))
+    ready = gateway.get("/readyz")
+    assert ready.status_code == 503
+    assert ready.json()["services"]["ipfs 0"] == "service_unavailable"
+    assert "127.0.0.1" not in ready.text
+
+
+def test_a_refusal_is_a_problem_document_with_a_stable_code(gateway: Gateway) -> None:
+    answer = gateway.get("/v1/videos/nobody", X_Request_ID="my-id")
+    assert answer.status_code == 404
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.headers["X-Request-ID"] == "my-id"
+    assert answer.json() == {
+        "type": "urn:hls-pipeline:problem:not_found",
+        "title": "Not Found",
+        "status": 404,
+        "code": "not_found",
+        "detail": "video nobody: not known here",
+        "request_id": "my-id",
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("/nothing", 404, "not_found"),
+        ("/v1/videos/..%2f..%2fetc", 404, "not_found"),
+        ("/v1/videos/%00", 404, "not_found"),
+        ("/v1/videos?limit=0", 400, "bad_request"),
+        ("/v1/videos?after=%3Cscript%3E", 400, "bad_request"),
+        ("/v1/videos/x?as_of=yesterday", 400, "bad_request"),
+    ],
+)
+def test_nonsense_gets_a_clear_4xx(gateway: Gateway, path: str, status: int, code: str) -> None:
+    answer = gateway.get(path)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+
+
+def test_an_outage_behind_the_gateway_is_a_503_that_names_no_address(
+    gateway_with: Callable[..., Gateway], tmp_path: Path
+) -> None:
+    gateway = gateway_with(database_url=f"sqlite:///{tmp_path}/nowhere/else.sqlite")
+    answer = gateway.get("/v1/videos")
+    assert (answer.status_code, answer.json()["code"]) == (503, "service_unavailable")
+    assert str(tmp_path) not in answer.text
+    assert "Retry-After" in answer.headers
+
+
+# ---- keys -------------------------------------------------------------------------------------------------------
+
+
+def test_reading_needs_a_key_unless_it_is_public(gateway_with: Callable[..., Gateway]) -> None:
+    gateway = gateway_with(public_read=False)
+    assert gateway.get("/v1/videos").json()["code"] == "key_required"
+    assert gateway.ask("GET", "/v1/videos", headers=gateway.make_key(Scope.READ)).status_code == 200
+
+
+@pytest.mark.parametrize("key", ["", "hls__", "hls_abc_def", "nonsense", "hls_" + "a" * 3000, "hls_%00_é"])
+def test_a_key_that_is_none_is_refused_even_where_reading_is_public(gateway: Gateway, key: str) -> None:
+    answer = gateway.ask("GET", "/v1/videos", headers={"Authorization": f"Bearer {key}".encode()})
+    assert (answer.status_code, answer.json()["code"]) == (401, "bad_key")
+
+
+def test_only_the_hash_of_a_key_is_stored(gateway: Gateway) -> None:
+    secret = gateway.key.split("_", 2)[2]
+    (stored,) = gateway.records.keys()
+    assert secret not in repr(stored)
+
+
+def test_a_revoked_key_and_its_sessions_end_at_once(gateway: Gateway) -> None:
+    records, now = gateway.records, clock.now()
+    session = access.open_session(records, gateway.key, now)
+    assert session is not None
+    assert access.find_key(records, session, now) is not None
+    records.revoke_key(gateway.key.split("_")[1], now)
+    assert access.find_key(records, gateway.key, now) is None
+    assert access.find_key(records, session, now) is None
+
+
+def test_the_local_key_is_made_once_and_again_when_it_was_revoked(gateway: Gateway, tmp_path: Path) -> None:
+    path = tmp_path / "api_key"
+    key = access.ensure_local_key(gateway.world.store, path)
+    assert access.ensure_local_key(gateway.world.store, path) == key
+    assert path.stat().st_mode & 0o077 == 0
+    gateway.records.revoke_key(key.split("_")[1], clock.now())
+    assert access.ensure_local_key(gateway.world.store, path) != key
+
+
+def test_a_caller_that_asks_too_often_is_told_when_to_come_back(gateway_with: Callable[..., Gateway]) -> None:
+    gateway = gateway_with(requests_per_minute=5)
+    answers = [gateway.get("/v1/videos") for _ in range(8)]
+    late = answers[-1]
+    assert (late.status_code, late.json()["code"]) == (429, "too_many_requests")
+    assert int(late.headers["Retry-After"]) >= 1
+    assert gateway.ask("GET", "/v1/videos", headers=gateway.bearer).status_code == 200, "others are not concerned"
+
+
+# ---- documents --------------------------------------------------------------------------------------------------
+
+
+def test_a_video_goes_from_its_temporary_to_its_final_document(gateway: Gateway) -> None:
+    world = gateway.world
+    upload = world.drop("film", package("film"))
+    assert gateway.get("/v1/videos/film").json() == {"video_id": "film", "revision": None, "status": "received"}
+    world.walk(upload, "stage", "write_s3_manifest")
+    assert gateway.get("/v1/videos/film").json() == world.document("film")
+    assert gateway.get("/v1/videos/film").json()["status"] == "processing"
+    world.walk(upload)
+    final = gateway.get("/v1/videos/film").json()
+    assert final == world.document("film")
+    assert final["status"] == "ready"
+
+
+def test_an_etag_saves_the_answer_until_something_changes(gateway: Gateway) -> None:
+    upload = gateway.world.drop("film", package("film"))
+    gateway.world.walk(upload, "stage", "write_s3_manifest")
+    first = gateway.get("/v1/videos/film")
+    again = gateway.get("/v1/videos/film", If_None_Match=first.headers["ETag"])
+    assert (again.status_code, again.content) == (304, b"")
+    gateway.world.walk(upload)
+    assert gateway.get("/v1/videos/film", If_None_Match=first.headers["ETag"]).status_code == 200
+
+
+def test_every_document_stays_readable_by_number_and_by_time(gateway: Gateway) -> None:
+    gateway.world.publish_package("film", package("film"))
+    versions = gateway.get("/v1/videos/film/versions").json()["versions"]
+    assert [version["document"]["status"] for version in versions] == ["processing", "ready"]
+    assert gateway.get("/v1/videos/film/versions/2").json() == versions[1]
+    assert gateway.get("/v1/videos/film/versions/3").status_code == 404
+    for version in versions:
+        then = gateway.get(f"/v1/videos/film?as_of={version['time']}")
+        assert then.json() == version["document"]
+    assert gateway.get("/v1/videos/film?as_of=2001-01-01T00:00:00Z").status_code == 404
+
+
+def test_a_refused_video_shows_its_report(gateway: Gateway) -> None:
+    broken = package("film")
+    del broken["v/s1.ts"]
+    gateway.world.walk(gateway.world.drop("film", broken), "stage")
+    shown = gateway.get("/v1/videos/film").json()
+    assert shown["status"] == "rejected"
+    assert [error["code"] for error in shown["report"]["errors"]] == ["URI_MISSING_FILE"]
+
+
+def test_proof_names_the_nodes_that_hold_it(gateway: Gateway) -> None:
+    upload = gateway.world.publish_package("film", package("film"))
+    proof = gateway.get("/v1/videos/film/proof").json()
+    assert proof["directory"] == upload.root
+    assert {item["root"] for item in proof["proofs"]} >= {upload.root}
+    assert proof["deletions"] == []
+    gateway.world.step("clear_temp_storage", upload, "clear:test")
+    assert len(gateway.get("/v1/videos/film/proof").json()["deletions"]) == 1
+
+
+def test_the_list_pages_by_id(gateway: Gateway) -> None:
+    for video_id in ("a", "b", "c"):
+        gateway.world.drop(video_id, package(video_id))
+    first = gateway.get("/v1/videos?limit=2").json()
+    assert [item["video_id"] for item in first["videos"]] == ["a", "b"]
+    rest = gateway.get(f"/v1/videos?limit=2&after={first['next']}").json()
+    assert ([item["video_id"] for item in rest["videos"]], rest["next"]) == (["c"], None)
+
+
+def test_status_tells_steps_and_percent(gateway: Gateway) -> None:
+    upload = gateway.world.drop("film", package("film"))
+    gateway.world.walk(upload, "stage", "write_s3_manifest")
+    status = gateway.get("/v1/videos/film/status").json()
+    assert status["state"] == "staged"
+    assert 30 <= status["percent"] < 85
+    assert [step["done"] for step in status["steps"]] == [True, True, False, False, False]
+    gateway.world.walk(upload)
+    assert gateway.get("/v1/videos/film/status").json()["percent"] == 100
+
+
+def test_hostile_text_in_metadata_comes_back_as_json_and_nothing_else(gateway: Gateway) -> None:
+    files = {**package("film"), "metadata.json": json.dumps({"title": "<script>alert(1)</script>"}).encode()}
+    gateway.world.publish_package("film", files)
+    answer = gateway.get("/v1/videos/film")
+    assert answer.json()["title"] == "<script>alert(1)</script>"
+    assert answer.headers["Content-Type"] == "application/json"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'")
