@@ -131,9 +131,11 @@ def _keep_unreferenced(
     """Files that no playlist reaches are kept in S3 and never published."""
     published = {file.source_key for file in files} | {upload.drop.prefix + keys.METADATA}
     assert upload.revision is not None
+    kept = keys.unreferenced(upload.video_id, upload.revision, "")
+    there = {item.key for item in objects.listing(settings.s3_media, kept)}  # a try before may have emptied the inbox
     for item in upload.drop.objects:
-        if item.key not in published:
-            target = keys.unreferenced(upload.video_id, upload.revision, upload.drop.path(item))
+        target = kept + upload.drop.path(item)
+        if item.key not in published and target not in there:
             objects.copy(
                 (upload.drop.bucket, item.key),
                 (settings.s3_media, target),

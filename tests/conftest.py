@@ -48,13 +48,14 @@ def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest) -> str:
+def database_url(request: pytest.FixtureRequest) -> Iterator[str]:
     """A new database with the newest schema, once of each kind."""
     if request.param == "sqlite":
-        url: str = request.getfixturevalue("sqlite_url")
-        return url
-    server: Postgres = request.getfixturevalue("postgres")
-    return server.new_database()
+        yield request.getfixturevalue("sqlite_url")
+    else:
+        server: Postgres = request.getfixturevalue("postgres")
+        with server.new_database() as url:
+            yield url
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ def wait_until(true: Callable[[], object], what: str, seconds: float = 20) -> No
 def service(
     command: tuple[str, ...], folder: Path, ready: Callable[[], object], environment: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that is ready; at the end it and everything it started are gone."""
+    """A process that is ready; at the end it and everything it started are gone, at once: nobody needs its data."""
     log = folder / "log"
     process = processes.start(command, {**os.environ, **(environment or {})}, folder, log)
 
@@ -78,12 +78,8 @@ def service(
         wait_until(ready_or_dead, f"{command[0]}:\n{log.read_text()}")
         yield process
     finally:
-        processes.signal_group(process, signal.SIGINT)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            processes.signal_group(process, signal.SIGKILL)
-            process.wait()
+        processes.signal_group(process, signal.SIGKILL)
+        process.wait()
 
 
 @contextmanager
@@ -117,13 +113,21 @@ class Postgres:
     def connect(self, database: str) -> Any:
         return psycopg2.connect(self.url(database).replace("+psycopg2", ""), connect_timeout=5)
 
-    def new_database(self) -> str:
-        name = f"test_{secrets.token_hex(6)}"
+    def say(self, statement: str) -> None:
         connection = self.connect("postgres")
         connection.autocommit = True
-        connection.cursor().execute(f"CREATE DATABASE {name}")
+        connection.cursor().execute(statement)
         connection.close()
-        return self.url(name)
+
+    @contextmanager
+    def new_database(self) -> Iterator[str]:
+        """The URL of an empty one, which is gone afterwards, whoever is still connected."""
+        name = f"test_{secrets.token_hex(6)}"
+        self.say(f"CREATE DATABASE {name}")
+        try:
+            yield self.url(name)
+        finally:
+            self.say(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @contextmanager
@@ -147,7 +151,8 @@ def running_postgres() -> Iterator[Postgres]:
         command += ("-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", "max_connections=250")
         with service(command, folder, lambda: _answers(postgres)):
             metadata_store.migrate(postgres.url("template1"))
-            _hang_up(postgres, "template1")
+            # A database that a pool is connected to cannot be copied.
+            postgres.say("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'template1'")
             yield postgres
     finally:
         shutil.rmtree(folder)
@@ -174,14 +179,6 @@ def _answers(postgres: Postgres) -> bool:
     except psycopg2.OperationalError:
         return False
     return True
-
-
-def _hang_up(postgres: Postgres, database: str) -> None:
-    """A database that somebody is connected to cannot be copied, and pools stay connected."""
-    connection = postgres.connect("postgres")
-    connection.autocommit = True
-    connection.cursor().execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'")
-    connection.close()
 
 
 def migrated_sqlite(path: Path) -> Path:

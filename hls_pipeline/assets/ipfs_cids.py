@@ -23,7 +23,7 @@ from hls_pipeline.resources.s3 import ObjectStoreResource
 )
 def ipfs_cids(
     context: dg.AssetExecutionContext, s3: ObjectStoreResource, ipfs: IpfsResource, metadata: MetadataResource
-) -> dg.MaterializeResult[None]:
+) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster reads this annotation, and only bare
     """The package as one UnixFS directory; the nodes confirm the content ids computed at staging."""
     store = metadata.store()
     upload = run_step(

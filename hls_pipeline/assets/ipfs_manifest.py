@@ -23,7 +23,7 @@ from hls_pipeline.resources.s3 import ObjectStoreResource
 )
 def ipfs_manifest(
     context: dg.AssetExecutionContext, s3: ObjectStoreResource, ipfs: IpfsResource, metadata: MetadataResource
-) -> dg.MaterializeResult[None]:
+) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster reads this annotation, and only bare
     """The record directory: `ipfs://` playlists, original playlists, inventory; pinned and proven."""
     store = metadata.store()
     upload = run_step(

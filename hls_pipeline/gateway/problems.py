@@ -50,9 +50,16 @@ _RETRY_SECONDS = 5
 class Refused(UserError):
     """A request that the gateway itself turns down."""
 
-    def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        headers: Mapping[str, str] | None = None,
+        report: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(message)
-        self.status, self.code, self.headers = status, code, dict(headers or {})
+        self.status, self.code, self.headers, self.report = status, code, dict(headers or {}), report
 
 
 def install(app: FastAPI) -> None:
@@ -66,9 +73,11 @@ def answer(error: PipelineError, request_id: str = "") -> JSONResponse:
     status = status_of(error)
     detail = _HIDDEN.get(status) or str(error)
     headers = dict(error.headers) if isinstance(error, Refused) else {}
+    report = error.report if isinstance(error, Refused) else None
     if status == 503:
         headers.setdefault("Retry-After", str(_RETRY_SECONDS))
-    report = error.report.to_json() if isinstance(error, PackageRefused) else None
+    if isinstance(error, PackageRefused):
+        report = error.report.to_json()
     return problem(status, error.code, detail, request_id, headers, report=report)
 
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -13,6 +13,8 @@ from hls_pipeline.errors import Outage
 from hls_pipeline.gateway.config import GatewaySettings
 from hls_pipeline.object_store import ObjectStore, _border, client
 
+PART = 8 << 20
+"""Bytes of a part; what is smaller is put at once. S3 takes 10,000 parts, so a file may have 78 GiB."""
 _PIECE = 256 * 1024
 """Bytes per piece on the way to a viewer."""
 
@@ -36,6 +38,23 @@ class GatewayStore(ObjectStore):
                     yield piece
         if received != end - start:
             raise Outage(f"{what}: it broke off after {received} bytes")
+
+    def put_stream(self, bucket: str, key: str, pieces: Iterable[bytes], content_type: str) -> int:
+        """Puts a stream of any length, with one part in memory; its bytes."""
+        parts_id, etags, size, buffer = None, [], 0, bytearray()
+        for piece in pieces:
+            buffer += piece
+            if len(buffer) >= PART:
+                parts_id = parts_id or self.begin_parts(bucket, key, content_type)
+                etags.append(self.put_part(bucket, key, parts_id, len(etags) + 1, buffer))
+                size, buffer = size + len(buffer), bytearray()
+        if parts_id is None:
+            self.put(bucket, key, bytes(buffer), content_type)
+        else:
+            if buffer:
+                etags.append(self.put_part(bucket, key, parts_id, len(etags) + 1, buffer))
+            self.finish_parts(bucket, key, parts_id, etags)
+        return size + len(buffer)
 
     # ---- uploads in parts -------------------------------------------------------------------------------------
 

@@ -5,9 +5,11 @@ Routes find them in `request.app.state.services`; `ServicesDep` is the short way
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Annotated
 
+import anyio
 from fastapi import Depends, Request
 
 from hls_pipeline import metadata_store, replicas
@@ -21,6 +23,9 @@ from hls_pipeline.gateway.s3 import GatewayStore
 from hls_pipeline.ipfs.kubo import Kubo
 from hls_pipeline.metadata_store import MetadataStore
 
+_BUFFERS = 8
+_STAGED_AT_ONCE = 4
+
 
 @dataclass(frozen=True)
 class Services:
@@ -32,6 +37,10 @@ class Services:
     limits: Limits
     metrics: Metrics
     playlists: PlaylistCache
+    buffers: asyncio.Semaphore
+    """One for each buffer that may be on its way to S3; together they bound the memory of all uploads."""
+    staging: anyio.CapacityLimiter
+    """Packages that may be unpacked and staged at once, each by threads of its own."""
 
 
 def connect(settings: GatewaySettings) -> Services:
@@ -51,6 +60,8 @@ def connect(settings: GatewaySettings) -> Services:
         Limits(settings),
         Metrics(),
         PlaylistCache(),
+        asyncio.Semaphore(_BUFFERS),
+        anyio.CapacityLimiter(_STAGED_AT_ONCE),
     )
 
 

@@ -6,6 +6,7 @@ they are not what they were.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Mapping
 
 from hls_pipeline.errors import Corruption
@@ -17,7 +18,9 @@ from hls_pipeline.hls.policy import Policy
 from hls_pipeline.hls.reader import Context
 from hls_pipeline.hls.side_files import SideKind, parse_side_file
 from hls_pipeline.hls.text import decode
-from hls_pipeline.hls.tokens import Token, tokenize
+from hls_pipeline.hls.tokens import tokenize
+
+_TAG = re.compile(r"(?m)^#(EXT[A-Z0-9-]+)")
 
 
 def parse(context: Context, data: bytes) -> Playlist | None:
@@ -25,26 +28,23 @@ def parse(context: Context, data: bytes) -> Playlist | None:
     text = decode(context.path, data, context.policy.limits, context.findings)
     if text is None:
         return None
-    tokens = list(tokenize(context.path, text, context.findings))
-    kinds = _kinds(context, tokens)
+    kinds = _kinds(context, text)
     if len(kinds) > 1:
         return None
     reader = (MultivariantReader if kinds == {"multivariant"} else MediaReader)(context, text)
-    reader.read(tokens)
+    reader.read(tokenize(context.path, text, context.findings))
     return reader.playlist(data)
 
 
-def _kinds(context: Context, tokens: list[Token]) -> set[str]:
+def _kinds(context: Context, text: str) -> set[str]:
     """Which kinds of playlist the tags belong to (RFC 8216 section 4.1: a playlist is of one kind)."""
-    first: dict[str, Token] = {}
-    for token in tokens:
-        first.setdefault(token.tag, token)
-    media = [first[tag] for tag in first.keys() & MEDIA_TAGS]
-    multivariant = [first[tag] for tag in first.keys() & MULTIVARIANT_TAGS]
+    tags = set(_TAG.findall(text))
+    media, multivariant = tags & MEDIA_TAGS, tags & MULTIVARIANT_TAGS
     if media and multivariant:
-        one, other = min(media), min(multivariant)
-        message = f"{one.tag} (line {one.line}) belongs to a media playlist, {other.tag} (line {other.line}) does not"
-        context.findings.add("HLS_MIXED_TAGS", context.path, max(one, other).line, message)
+        one, other = (min((text.index(f"\n#{tag}"), tag) for tag in found) for found in (media, multivariant))
+        line = text.count("\n", 0, max(one, other)[0] + 1) + 1
+        message = f"{one[1]} belongs to a media playlist, {other[1]} to a multivariant playlist"
+        context.findings.add("HLS_MIXED_TAGS", context.path, line, message)
     return {kind for kind, found in (("media", media), ("multivariant", multivariant)) if found}
 
 

@@ -263,3 +263,14 @@ RULES: dict[str, Rule] = {
 }
 TEXT_CODES = frozenset(rule.code for rule in _TEXT)
 """Rules without which a playlist cannot even be rewritten, because its lines or attributes are not certain."""
+
+
+def as_markdown() -> str:
+    """The table of docs/reference/findings.md."""
+    rows = [
+        f"| `{rule.code}` | {rule.severity}{' (fixed)' if rule.fixed else ''} | {rule.meaning} | {rule.section or ''} "
+        f"| {rule.advice} |"
+        for rule in RULES.values()
+    ]
+    head = ["| code | severity | what it means | written in | what to do |", "|---|---|---|---|---|"]
+    return "\n".join([*head, *(row.replace("  ", " ") for row in rows), ""])

@@ -29,7 +29,7 @@ class Readable(Protocol):
 
 
 def header(roots: Iterable[Cid]) -> bytes:
-    """The CAR header: DAG-CBOR of {"roots": [CID…], "version": 1}, behind its length."""
+    """The CAR header: DAG-CBOR of {"roots": [CID…], "version": 1}, behind its length. At most 199 roots."""
     encoded = [_cbor_cid(root) for root in roots]
     body = b"\xa2\x65roots" + _cbor_head(4, len(encoded)) + b"".join(encoded) + b"\x67version\x01"
     return varint(len(body)) + body
@@ -109,10 +109,8 @@ def _exactly(stream: Readable, length: int) -> bytes:
 
 
 def _cbor_head(major: int, number: int) -> bytes:
-    if number < 24:
-        return bytes([major << 5 | number])
-    size = 1 if number < 1 << 8 else 2 if number < 1 << 16 else 4
-    return bytes([major << 5 | 23 + (size + 1) // 2 + (size == 4)]) + number.to_bytes(size, "big")
+    """Of an item whose argument fits a byte: a header has no room for more roots than that."""
+    return bytes([major << 5 | number] if number < 24 else [major << 5 | 24, number])
 
 
 def _cbor_cid(cid: Cid) -> bytes:

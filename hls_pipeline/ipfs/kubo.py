@@ -28,7 +28,7 @@ from hls_pipeline.ipfs.unixfs import Extent, links
 from hls_pipeline.ipfs.wire import Exchange, Limits, duration
 
 _CONTROL_SECONDS = 60
-_HOURS = 6 * 3600
+_LONG = 6 * 3600
 """The total limit, in seconds, of calls whose length depends on the caller's data."""
 _SLOWEST_WALK = 50_000_000
 """Bytes per second below which a node that walks a DAG counts as stuck."""
@@ -106,7 +106,7 @@ class Kubo:
 
     # blocks in
 
-    def import_blocks(self, blocks: Iterable[car.Block], seconds: float = _HOURS) -> Extent:
+    def import_blocks(self, blocks: Iterable[car.Block], seconds: float = _LONG) -> Extent:
         """Send blocks as they come, and answer how many the node says it has written: exactly those sent.
 
         Nothing is pinned, so that no existing pin is touched; a node that collects garbage by itself may drop
@@ -195,7 +195,7 @@ class Kubo:
         """Every recursive pin, from one streamed call. Raises, if the list breaks off, after what came before."""
         what = self._what("pin/ls")
         parameters = {"type": "recursive", "stream": "true", "names": "true"}
-        with self._exchange("pin/ls", parameters, _HOURS) as exchange:
+        with self._exchange("pin/ls", parameters, _LONG) as exchange:
             with border(what):
                 exchange.start("POST")
             answers = self._answers(exchange, what, empty=True)
@@ -236,7 +236,7 @@ class Kubo:
                 raise ValueError(f"statistics of {of_root['Cid']}")
             return Extent(int(of_root["NumBlocks"]), int(of_root["Size"]))
 
-    def read_back(self, cid: Cid, seconds: float = _HOURS) -> Extent:
+    def read_back(self, cid: Cid, seconds: float = _LONG) -> Extent:
         """Read the whole DAG from the gateway: every block hashed, every link followed, nothing else accepted.
 
         The walk starts at `cid`, so what it finds complete is exactly the set of blocks that `cid` names. Answers
@@ -256,7 +256,7 @@ class Kubo:
         """A file's bytes from the gateway, as players get them: `CID` or `CID/path`. Not checked against hashes."""
         what = f"reading {path} from the gateway of {self.name}"
         headers = {"Range": f"bytes={start}-{'' if end is None else end - 1}"} if start or end is not None else {}
-        with self._get(f"/ipfs/{quote(str(path))}", headers, what, _HOURS) as response:
+        with self._get(f"/ipfs/{quote(str(path))}", headers, what, _LONG) as response:
             while True:
                 with border(what):
                     piece = response.read(_PIECE)

@@ -47,11 +47,12 @@ def prepare(repo: Path, rpc: str = "127.0.0.1:0", gateway: str = "127.0.0.1:0") 
 
 
 def command(repo: Path) -> list[str]:
-    """The daemon's command line; run it with `environment(repo)`. The repository comes from there."""
-    return [_executable(), "daemon", "--offline"]
+    """The daemon's command line; run it with `environment(repo)`."""
+    return [_executable(), f"--repo-dir={repo}", "daemon", "--offline"]
 
 
 def environment(repo: Path) -> dict[str, str]:
+    """For every `ipfs` command on this repository."""
     return {**os.environ, "IPFS_PATH": str(repo), "IPFS_TELEMETRY": "off"}
 
 
@@ -79,7 +80,7 @@ def _executable() -> str:
     return found
 
 
-def _run(repo: Path, *arguments: str) -> str:
+def _run(repo: Path, *arguments: str) -> None:
     what = f"ipfs {arguments[0]} in {repo}"
     try:
         done = subprocess.run(
@@ -94,4 +95,3 @@ def _run(repo: Path, *arguments: str) -> str:
         raise Outage(f"{what}: {error}") from error
     if done.returncode:
         raise ServiceRefused(f"{what} failed: {done.stderr.strip()[-500:]}")
-    return done.stdout

@@ -33,9 +33,7 @@ def listening(serve: Callable[[socket.socket], None], tls: ssl.SSLContext | None
             server.shutdown(socket.SHUT_RDWR)
 
 
-def _served(
-    serve: Callable[[socket.socket], None], connection: socket.socket, tls: ssl.SSLContext | None
-) -> None:
+def _served(serve: Callable[[socket.socket], None], connection: socket.socket, tls: ssl.SSLContext | None) -> None:
     with suppress(OSError), connection:
         serve(tls.wrap_socket(connection, server_side=True) if tls else connection)
 

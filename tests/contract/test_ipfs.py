@@ -159,6 +159,7 @@ def test_files_with_odd_names_are_read_by_them(client: Kubo) -> None:
         assert b"".join(client.read(path, 1_999_990)) == data[1_999_990:]
 
 
+@pytest.mark.filterwarnings("ignore:The 'strict' parameter:FutureWarning")
 def test_what_the_node_adds_itself_has_the_content_id_that_we_compute(ipfs_node: IpfsNode, tmp_path: Path) -> None:
     for name in ODD_NAMES:
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)

@@ -73,6 +73,13 @@ def test_an_error_in_the_trailer_after_a_200_is_an_error(call: str, line: bytes)
         CALLS[call](to(bad))
 
 
+@pytest.mark.parametrize("lost", range(1, 6))
+def test_an_answer_that_lacks_its_end_is_no_answer(lost: int) -> None:
+    """The statistics are there and right; the last chunk, which says that nothing went wrong after them, is not."""
+    with answering(chunked(STATS)[:-lost]) as address, pytest.raises(ServiceError):
+        CALLS["import_blocks"](to(address))
+
+
 def test_an_error_in_the_trailer_of_pin_add_is_an_error() -> None:
     """Kubo sends progress first, and the failure of the walk only behind it."""
     not_pinned = json.dumps({"Message": f"path '{ROOT}' is not pinned", "Code": 0, "Type": "error"}).encode()

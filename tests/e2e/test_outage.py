@@ -2,27 +2,57 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
+from collections.abc import Iterator
+
+import psutil
+import pytest
 
 from hls_pipeline.uploads import State
 from tests.e2e.conftest import CORPUS, Pipeline, folder
 from tests.stack_fixture import wait_until
 
 
-def test_an_upload_waits_for_a_dead_service_and_goes_on_by_itself(pipeline: Pipeline) -> None:
-    package = folder(CORPUS / "ffmpeg" / "ts-byterange")
-    with pipeline.stack.paused("ipfs"):
-        pipeline.drop("patient", package)
-        pipeline.wait("patient", State.STAGED, seconds=60)
-        wait_until(lambda: latest(pipeline).error, 60, lambda: "the failed try to be noted")
-        assert latest(pipeline).state is State.STAGED
+@contextlib.contextmanager
+def kept_dead(pipeline: Pipeline, word: str) -> Iterator[None]:
+    """Kills the part whose command has `word` in it, again and again; the stack restarts it each time."""
+    over = threading.Event()
+
+    def kill() -> None:
+        while not over.wait(0.05):
+            for pid in pipeline.stack.processes():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process = psutil.Process(pid)
+                    if any(word in part for part in process.cmdline()):
+                        process.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        yield
+    finally:
+        over.set()
+        killer.join()
+
+
+@pytest.mark.parametrize("word", ["ipfs_node", "weed"])
+def test_an_upload_waits_for_a_dead_service_and_goes_on_by_itself(pipeline: Pipeline, word: str) -> None:
+    video_id = f"patient-{word}"
+    pipeline.drop(video_id, folder(CORPUS / "ffmpeg" / "ts-byterange"))
+    pipeline.wait(video_id, State.RECEIVED)
+    with kept_dead(pipeline, word):
+        wait_until(lambda: error_of(pipeline, video_id), 60, lambda: "the failed try to be noted")
         time.sleep(1)
-    upload = pipeline.wait("patient", State.CLEARED, seconds=90)
+        waiting = pipeline.store.latest_upload(video_id)
+        assert waiting is not None
+        assert waiting.state in (State.RECEIVED, State.STAGED)
+    upload = pipeline.wait(video_id, State.CLEARED, seconds=120)
     assert upload.revision == 1
-    assert len(pipeline.store.versions("patient")) == 2
+    assert len(pipeline.store.versions(video_id)) == 2
 
 
-def latest(pipeline: Pipeline):  # type: ignore[no-untyped-def]
-    upload = pipeline.store.latest_upload("patient")
-    assert upload is not None
-    return upload
+def error_of(pipeline: Pipeline, video_id: str) -> str | None:
+    upload = pipeline.store.latest_upload(video_id)
+    return upload.error if upload else None

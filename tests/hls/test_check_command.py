@@ -52,7 +52,12 @@ def test_json_is_one_line_per_package() -> None:
     paths = [CORPUS / "ffmpeg" / "names-nasty", CORPUS / "synthetic" / "bad-live"]
     result = run("check", "--json", *paths)
     first, second = (json.loads(line) for line in result.stdout.splitlines())
-    assert (first["package"], first["accepted"], first["root"], first["errors"]) == (str(paths[0]), True, "index.m3u8", [])
+    assert (first["package"], first["accepted"], first["root"], first["errors"]) == (
+        str(paths[0]),
+        True,
+        "index.m3u8",
+        [],
+    )
     assert {"code", "path", "line", "message"} <= first["warnings"][0].keys()
     assert [error["code"] for error in second["errors"]] == ["HLS_NO_ENDLIST"]
     assert not second["accepted"]
@@ -66,7 +71,13 @@ def test_keys_are_allowed_by_the_environment() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["check"], ["check", "/no/such/package"], ["check", "--colour", "x"], ["rewrite", SINGLE], ["rewrite", "/none", "--list"]],
+    [
+        ["check"],
+        ["check", "/no/such/package"],
+        ["check", "--colour", "x"],
+        ["rewrite", SINGLE],
+        ["rewrite", "/none", "--list"],
+    ],
 )
 def test_wrong_usage_ends_with_2(arguments: list[object]) -> None:
     result = run(*arguments)

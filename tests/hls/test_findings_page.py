@@ -10,7 +10,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "findings.md
 
 
 def test_the_page_lists_every_rule_as_it_is() -> None:
-    assert PAGE.read_text().endswith(as_markdown()), "run: python -m hls_pipeline.hls.rules"
+    assert PAGE.read_text().endswith(as_markdown()), "put the output of rules.as_markdown() there"
 
 
 def test_every_rule_says_what_it_means_and_what_to_do() -> None:

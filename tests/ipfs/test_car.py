@@ -32,7 +32,7 @@ class Dripping:
         return self.stream.read(min(n, self.step))
 
 
-@given(st.lists(st.binary(max_size=300), max_size=5), st.integers(0, 30), st.integers(1, 50))
+@given(st.lists(st.binary(max_size=300), max_size=5), st.sampled_from([0, 1, 23, 24, 199]), st.integers(1, 50))
 def test_a_car_gives_back_its_roots_and_blocks_however_it_arrives(contents: list[bytes], roots: int, step: int) -> None:
     blocks = [(Cid.of(data, DAG_PB, version), data) for data in contents for version in (0, 1)]
     names = [raw_cid(bytes([number])) for number in range(roots)]

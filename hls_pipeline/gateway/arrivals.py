@@ -1,0 +1,99 @@
+"""A package that lies complete under `_uploads/` in the media bucket becomes an upload, at once if possible.
+
+The gateway walks the first two steps itself, under a lease of its own, so that the answer can be the temporary document
+or the report. From then on the inbox sensor takes care of the upload, as of any other; should the gateway fail in
+between, it does so from the beginning.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from hls_pipeline import clock, keys, steps, work
+from hls_pipeline.errors import DropChanged, LeaseLost, PipelineError
+from hls_pipeline.gateway.problems import Refused
+from hls_pipeline.gateway.services import Services
+from hls_pipeline.metadata_store import Version
+from hls_pipeline.uploads import Drop, DropObject, State, Upload
+
+log = logging.getLogger(__name__)
+
+_BUSY_SECONDS = 20.0
+"""How long an answer waits while another run holds the video."""
+_PAUSE_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """What became of a package until the answer."""
+
+    upload: Upload
+    document: Version | None
+
+    @property
+    def status(self) -> int:
+        return 200 if self.upload.state is State.UNCHANGED else 202
+
+    def to_json(self) -> dict[str, Any] | str:
+        """The temporary document (or the current one, if the package changed nothing), as it is stored."""
+        if self.document:
+            return self.document.document
+        about = {"video_id": self.upload.video_id, "upload_id": self.upload.upload_id}
+        return {**about, "status": str(self.upload.state), "play": keys.play(self.upload.video_id, "")}
+
+
+def prefix(arrival_id: str) -> str:
+    """Where the files of a package wait in the media bucket; never served."""
+    return f"_uploads/{arrival_id}/"
+
+
+def take_in(services: Services, video_id: str, arrival_id: str, objects: tuple[DropObject, ...]) -> Arrival:
+    """The package is an upload. Raises Refused (422) with the report when it breaks a rule."""
+    bucket = services.settings.s3_media
+    drop = Drop(video_id, bucket, prefix(arrival_id), objects, clock.now())
+    upload = services.store.receive(drop, clock.now())
+    upload = _walk(services, upload)
+    if upload.state is State.REJECTED:
+        count = len((upload.report or {}).get("errors", ()))
+        raise Refused(
+            422, "package_refused", f"the package breaks {count} rule(s); the report names each", report=upload.report
+        )
+    return Arrival(upload, _document(services, upload))
+
+
+def _walk(services: Services, upload: Upload) -> Upload:
+    """As far as the temporary document. What fails here is on record, and tried again by the pipeline."""
+    until = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            return _steps(services, upload)
+        except LeaseLost:
+            upload = services.store.upload(upload.upload_id)
+            if upload.state is not State.RECEIVED or time.monotonic() > until:
+                return upload
+            time.sleep(_PAUSE_SECONDS)
+        except DropChanged:
+            raise
+        except PipelineError as error:
+            log.warning("upload %s goes on in the pipeline: %s", upload.upload_id, error)
+            return services.store.upload(upload.upload_id)
+
+
+def _steps(services: Services, upload: Upload) -> Upload:
+    objects, store, settings = services.objects, services.store, services.settings
+    holder = f"gateway:{upload.upload_id}"
+    with work.holding(upload, holder, store, settings, last=True) as lease:
+        upload = steps.stage(store.upload(upload.upload_id), lease, objects, store, settings)
+        if upload.state is State.RECEIVED:
+            upload = steps.write_s3_manifest(upload, lease, objects, store, settings)
+    return upload
+
+
+def _document(services: Services, upload: Upload) -> Version | None:
+    if upload.state is State.UNCHANGED:
+        return services.store.current(upload.video_id)
+    own = [v for v in services.store.versions(upload.video_id) if v.revision == upload.revision]
+    return own[0] if own and upload.revision else None

@@ -1,0 +1,147 @@
+"""A multipart body read as it arrives: events for the parts, never a whole part in memory.
+
+Reading is limited in every direction: silence, time, bytes, headers. RFC 7578; file names as the WHATWG form algorithm
+writes them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from fastapi import Request
+from python_multipart.exceptions import MultipartParseError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import ClientDisconnect
+
+from hls_pipeline.gateway.config import GatewaySettings
+from hls_pipeline.gateway.problems import Refused
+
+_FORM_OVERHEAD = 8 << 20
+"""Bytes that headers and boundaries may add to the files of one body."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The head of a part; `filename` is None for a plain field."""
+
+    name: str
+    filename: str | None
+
+
+class PartEnd:
+    pass
+
+
+Event = Part | bytes | PartEnd
+
+
+def boundary_of(request: Request) -> bytes:
+    """Raises Refused (415) for anything but a multipart form."""
+    kind, options = parse_options_header(request.headers.get("content-type"))
+    boundary = options.get(b"boundary", b"")
+    if kind != b"multipart/form-data" or not 1 <= len(boundary) <= 70:
+        raise Refused(415, "unsupported_media_type", "send the package as multipart/form-data")
+    return boundary
+
+
+def check_length(request: Request, most: int) -> None:
+    """Refuses a body that says it is too large before any of it is read."""
+    given = request.headers.get("content-length")
+    if given is not None and int(given) > most + _FORM_OVERHEAD:
+        raise Refused(413, "too_large", f"at most {most:,} bytes are taken at once")
+
+
+async def body(request: Request, settings: GatewaySettings) -> AsyncIterator[bytes]:
+    """The body in pieces. Raises Refused: 408 for a client that falls silent or takes too long, 413 for one that sends
+    too much, 400 for one that leaves."""
+    pieces, until, received = request.stream(), time.monotonic() + settings.upload_seconds, 0
+    most = settings.upload_bytes + _FORM_OVERHEAD
+    while True:
+        wait = min(settings.body_silence_seconds, until - time.monotonic())
+        try:
+            piece = await asyncio.wait_for(anext(pieces), max(wait, 0.001))
+        except StopAsyncIteration:
+            return
+        except TimeoutError as error:
+            raise Refused(408, "too_slow", "the upload fell silent or took too long", {"Connection": "close"}) from error
+        except ClientDisconnect as error:
+            raise Refused(400, "client_gone", "the client went away during the upload") from error
+        received += len(piece)
+        if received > most:
+            raise Refused(413, "too_large", f"at most {settings.upload_bytes:,} bytes are taken", {"Connection": "close"})
+        yield piece
+
+
+class Form:
+    """Turns pieces of a body into events."""
+
+    def __init__(self, boundary: bytes) -> None:
+        self._events: list[Event] = []
+        self._field, self._value, self._disposition = b"", b"", b""
+        self._complete = False
+        self._parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._begin,
+                "on_header_field": self._header_field,
+                "on_header_value": self._header_value,
+                "on_header_end": self._header_end,
+                "on_headers_finished": self._head,
+                "on_part_data": lambda data, start, end: self._events.append(data[start:end]),
+                "on_part_end": lambda: self._events.append(PartEnd()),
+                "on_end": self._end,
+            },
+        )
+
+    def feed(self, piece: bytes) -> list[Event]:
+        """Raises Refused (400) for what is no form."""
+        self._events = []
+        try:
+            self._parser.write(piece)
+        except MultipartParseError as error:
+            raise Refused(400, "bad_form", f"the body is no multipart form: {error}") from error
+        return self._events
+
+    def check_complete(self) -> None:
+        if not self._complete:
+            raise Refused(400, "bad_form", "the body ends before the form does")
+
+    def _begin(self) -> None:
+        self._disposition = b""
+
+    def _header_field(self, data: bytes, start: int, end: int) -> None:
+        self._field += data[start:end]
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _header_end(self) -> None:
+        if self._field.lower() == b"content-disposition":
+            self._disposition = self._value
+        self._field = self._value = b""
+
+    def _head(self) -> None:
+        _, options = parse_options_header(self._disposition)
+        name, filename = options.get(b"name", b""), options.get(b"filename")
+        self._events.append(Part(_text(name), None if filename is None else _file_name(filename)))
+
+    def _end(self) -> None:
+        self._complete = True
+
+
+def _text(value: bytes) -> str:
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Refused(400, "bad_form", "a name in the form is not UTF-8") from error
+
+
+def _file_name(value: bytes) -> str:
+    """Browsers escape exactly these three (WHATWG HTML, multipart/form-data encoding algorithm)."""
+    text = _text(value)
+    for escaped, plain in (("%22", '"'), ("%0D", "\r"), ("%0A", "\n")):
+        text = text.replace(escaped, plain)
+    return text

@@ -1,0 +1,68 @@
+"""`Idempotency-Key`: a request that is sent again gets the answer of the first, and nothing happens twice.
+
+Answers that will not change are kept for a day; a request that failed for other reasons may simply be sent again.
+After draft-ietf-httpapi-idempotency-key-header-07.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import Response
+
+from hls_pipeline import clock
+from hls_pipeline.errors import PipelineError
+from hls_pipeline.gateway import problems
+from hls_pipeline.gateway.access import Caller
+from hls_pipeline.gateway.problems import Refused
+from hls_pipeline.gateway.services import Services
+
+_FINAL = frozenset({200, 201, 202, 422})
+
+
+def fingerprint(request: Request) -> str:
+    """What tells one request from another before its body is read: a repeat has the same length."""
+    return f"{request.method} {request.url.path}?{request.url.query} {request.headers.get('content-length', 'unknown')}"
+
+
+async def once(
+    services: Services,
+    caller: Caller,
+    key: str | None,
+    asked: str,
+    work: Callable[[], Awaitable[Response]],
+) -> Response:
+    """The answer of `work`, or of the first request with this key. Raises Refused: 409 while that one is under way, 422
+    when it asked for something else."""
+    if key is None:
+        return await work()
+    if not key.isprintable() or not key:
+        raise Refused(400, "bad_request", "Idempotency-Key has characters that cannot be seen")
+    assert caller.key_id is not None
+    records, owner = services.records, caller.key_id
+    stale = timedelta(seconds=services.settings.upload_seconds)
+    first = await run_in_threadpool(records.begin, owner, key, asked, clock.now(), stale)
+    if first is not None:
+        if first.request != asked:
+            raise Refused(422, "idempotency_mismatch", "this Idempotency-Key belongs to another request")
+        if first.status is None:
+            raise Refused(409, "idempotency_in_progress", "the first request with this key is under way", {"Retry-After": "2"})
+        kind = problems.MEDIA_TYPE if first.status >= 400 else "application/json"
+        return Response(first.body, first.status, {"Idempotency-Replayed": "true"}, media_type=kind)
+    kept = False
+    try:
+        try:
+            answer = await work()
+        except PipelineError as error:
+            if problems.status_of(error) not in _FINAL:
+                raise
+            answer = problems.answer(error)
+        await run_in_threadpool(records.remember, owner, key, answer.status_code, bytes(answer.body).decode())
+        kept = True
+        return answer
+    finally:
+        if not kept:
+            await run_in_threadpool(records.forget, owner, key)

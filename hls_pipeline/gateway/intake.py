@@ -1,0 +1,348 @@
+"""`POST /v1/videos`: a package in one multipart body, streamed to S3 as it arrives.
+
+A file of at most 8 MiB is buffered and put once, a larger one goes up in parts while the next part is read; only an
+archive is spooled to disk, because its directory stands at its end. Whatever goes wrong, nothing is left under
+`_uploads/`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import IO, Annotated, Any
+
+import anyio
+from fastapi import APIRouter, Header, Query, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import Response
+
+from hls_pipeline import clock, keys
+from hls_pipeline.errors import Outage, PackageRefused, UsageError
+from hls_pipeline.gateway import arrivals, forms, idempotency
+from hls_pipeline.gateway.access import Caller, Writer, require_owner
+from hls_pipeline.gateway.forms import Form, Part, PartEnd
+from hls_pipeline.gateway.problems import Refused
+from hls_pipeline.gateway.s3 import PART
+from hls_pipeline.gateway.services import Services, ServicesDep
+from hls_pipeline.hls.content_types import content_type
+from hls_pipeline.hls.findings import Findings, Report, refuse
+from hls_pipeline.hls.paths import check_paths, path_fault
+from hls_pipeline.hls.policy import Limits
+from hls_pipeline.hls.sources import Source, ZipSource, open_archive
+from hls_pipeline.submission import choose_video_id
+from hls_pipeline.uploads import DropObject
+
+router = APIRouter(prefix="/v1/videos", tags=["upload"])
+
+_SPOOLED_AT_ONCE = 1 << 20
+_FIELD_BYTES = 1024
+_METADATA_BYTES = Limits().metadata_size
+
+_FORM: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "metadata": {"type": "string", "description": "metadata.json, instead of the package's own"},
+                        "video_id": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"},
+                        "package": {"type": "string", "format": "binary", "description": "a zip, tar or tar.gz"},
+                        "files": {
+                            "type": "array",
+                            "items": {"type": "string", "format": "binary"},
+                            "description": "the files one by one; the file name is the path in the package",
+                        },
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+@router.post(
+    "",
+    status_code=202,
+    summary="Send a package in one request",
+    description="Either `package` (an archive) or `files`, each with its relative path as file name. The answer is the "
+    "temporary document; 200 with the current document when the package changes nothing.",
+    responses={
+        200: {"description": "nothing new: the current document"},
+        202: {"description": "the temporary document"},
+        413: {"description": "too large"},
+        422: {"description": "the package breaks rules; `report` names each"},
+        429: {"description": "too many uploads, requests or bytes"},
+    },
+    openapi_extra=_FORM,
+    response_class=Response,
+)
+async def post_video(
+    request: Request,
+    services: ServicesDep,
+    caller: Writer,
+    video_id: Annotated[str | None, Query(description="may also be a field of the form or of the metadata")] = None,
+    idempotency_key: Annotated[str | None, Header(max_length=255, description="a repeat gets the first answer")] = None,
+) -> Response:
+    boundary = forms.boundary_of(request)
+    forms.check_length(request, services.settings.upload_bytes)
+    if video_id is not None:
+        await run_in_threadpool(_check_video, services, caller, video_id)
+
+    async def receive() -> Response:
+        with services.limits.uploading(caller.limit_key):
+            return await _receive(request, services, caller, boundary, video_id)
+
+    return await idempotency.once(services, caller, idempotency_key, idempotency.fingerprint(request), receive)
+
+
+async def _receive(
+    request: Request, services: Services, caller: Caller, boundary: bytes, video_id: str | None
+) -> Response:
+    async with _arriving(services) as arrival:
+        form = Form(boundary)
+        async for piece in forms.body(request, services.settings):
+            services.limits.count_bytes(caller.limit_key, len(piece))
+            services.metrics.upload_bytes.inc(len(piece))
+            for event in form.feed(piece):
+                await arrival.take(event)
+        form.check_complete()
+        began = time.perf_counter()
+        await arrival.finish()
+        chosen = arrival.video_id(video_id)
+        await run_in_threadpool(_check_video, services, caller, chosen)
+        taken = await anyio.to_thread.run_sync(
+            arrivals.take_in, services, chosen, arrival.id, arrival.objects, limiter=services.staging
+        )
+        services.metrics.uploads.labels(str(taken.upload.state)).observe(time.perf_counter() - began)
+        return arrival_response(taken)
+
+
+def arrival_response(taken: arrivals.Arrival) -> Response:
+    content = taken.to_json()
+    text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+    headers = {"Location": f"/v1/videos/{taken.upload.video_id}", "Upload-Id": taken.upload.upload_id}
+    return Response(text, taken.status, headers, media_type="application/json")
+
+
+def _check_video(services: Services, caller: Caller, video_id: str) -> None:
+    if not keys.is_video_id(video_id):
+        raise Refused(400, "bad_video_id", "a video id has letters, digits, - and _, at most 64, the first no - or _")
+    require_owner(services.records, caller, video_id, clock.now())
+
+
+# ---- one package on its way in ----------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _arriving(services: Services) -> AsyncIterator[_Arriving]:
+    """Nothing stays when the block raises: not in S3, not on disk."""
+    with tempfile.TemporaryFile(prefix="hls-upload-") as spool:
+        arrival = _Arriving(services, spool)
+        try:
+            yield arrival
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await arrival.give_up()
+            raise
+
+
+class _Arriving:
+    """Takes the events of a form, puts files to S3, keeps what the fields say."""
+
+    def __init__(self, services: Services, spool: IO[bytes]) -> None:
+        self.id = secrets.token_hex(16)
+        self.objects: tuple[DropObject, ...] = ()
+        self._services, self._spool, self._spooled = services, spool, False
+        self._bucket = services.settings.s3_media
+        self._limits = Limits(files=services.settings.upload_files, total_size=services.settings.upload_bytes)
+        self._fields: dict[str, bytes] = {}
+        self._sizes: dict[str, int] = {}
+        self._part: Part | None = None
+        self._buffer = bytearray()
+        self._parts_id = ""
+        self._etags: list[asyncio.Task[str]] = []
+        self._running: set[asyncio.Task[Any]] = set()
+
+    async def take(self, event: forms.Event) -> None:
+        if isinstance(event, Part):
+            self._begin(event)
+        elif isinstance(event, PartEnd):
+            await self._end()
+        else:
+            await self._data(event)
+
+    def _begin(self, part: Part) -> None:
+        if part.name in ("metadata", "video_id"):
+            if part.name in self._fields:
+                raise Refused(400, "bad_form", f"the field {part.name} stands twice in the form")
+        elif part.name == "package":
+            if self._spooled or self._sizes:
+                raise Refused(400, "bad_form", "send either one package or files, not both")
+            self._spooled = True
+        elif part.name == "files":
+            self._begin_file(part.filename or "")
+        else:
+            raise Refused(400, "bad_form", "the form has fields other than metadata, video_id, package and files")
+        self._part = part
+
+    def _begin_file(self, path: str) -> None:
+        if self._spooled:
+            raise Refused(400, "bad_form", "send either one package or files, not both")
+        fault = path_fault(path, self._limits)
+        if fault:
+            refuse("PKG_PATH_UNSAFE", path, f"the file name {fault}")
+        if path in self._sizes:
+            refuse("PKG_DUPLICATE_PATH", path, "it was sent twice")
+        if len(self._sizes) >= self._limits.files:
+            refuse("PKG_TOO_MANY_FILES", "", f"at most {self._limits.files:,} files are taken in one request")
+        self._sizes[path] = 0
+
+    async def _data(self, data: bytes) -> None:
+        assert self._part is not None
+        self._buffer += data
+        if self._part.name == "files":
+            self._sizes[self._part.filename or ""] += len(data)
+            if len(self._buffer) >= PART:
+                await self._put_part()
+        elif self._part.name == "package":
+            if len(self._buffer) >= _SPOOLED_AT_ONCE:
+                await self._write_spool()
+        elif len(self._buffer) > (_METADATA_BYTES if self._part.name == "metadata" else _FIELD_BYTES):
+            raise Refused(413, "too_large", f"the field {self._part.name} is too large")
+
+    async def _end(self) -> None:
+        assert self._part is not None
+        if self._part.name == "files":
+            await self._end_file(self._part.filename or "")
+        elif self._part.name == "package":
+            await self._write_spool()
+        else:
+            self._fields[self._part.name] = bytes(self._buffer)
+        self._buffer, self._part = bytearray(), None
+
+    # files, straight to S3
+
+    def _key(self, path: str) -> str:
+        return arrivals.prefix(self.id) + path
+
+    async def _put_part(self) -> None:
+        assert self._part is not None and self._part.filename is not None
+        objects, key = self._services.objects, self._key(self._part.filename)
+        if not self._etags:
+            kind = content_type(self._part.filename)
+            self._parts_id = await run_in_threadpool(objects.begin_parts, self._bucket, key, kind)
+        data, self._buffer = self._buffer, bytearray()
+        number = len(self._etags) + 1
+        if self._etags:
+            await self._etags[-1]  # one part on its way, one being read
+        self._etags.append(
+            await self._start(objects.put_part, self._bucket, key, self._parts_id, number, data)
+        )
+
+    async def _end_file(self, path: str) -> None:
+        objects, key = self._services.objects, self._key(path)
+        if self._etags:
+            if self._buffer:
+                await self._put_part()
+            etags = [await task for task in self._etags]
+            await run_in_threadpool(objects.finish_parts, self._bucket, key, self._parts_id, etags)
+        else:
+            await self._start(objects.put, self._bucket, key, self._buffer, content_type(path))
+        self._parts_id, self._etags = "", []
+
+    async def _start(self, work: Any, *arguments: Any) -> asyncio.Task[Any]:
+        """Begins to put something, as soon as there is room for it; what failed meanwhile is raised."""
+        for task in [task for task in self._running if task.done()]:
+            self._running.discard(task)
+            task.result()
+        room = self._services.buffers
+        await room.acquire()
+
+        async def run() -> Any:
+            try:
+                return await run_in_threadpool(work, *arguments)
+            finally:
+                room.release()
+
+        task = asyncio.create_task(run())
+        self._running.add(task)
+        return task
+
+    # an archive, by way of a temporary file
+
+    async def _write_spool(self) -> None:
+        if self._buffer:
+            data, self._buffer = self._buffer, bytearray()
+            await run_in_threadpool(self._spool.write, data)
+
+    def _unpack(self) -> None:
+        """Every file of the archive to S3. Raises PackageRefused."""
+        self._spool.seek(0)
+        source = open_archive(self._spool, self._limits)  # type: ignore[arg-type]
+        sizes = source.sizes()
+        findings = Findings()
+        check_paths(sizes, self._limits, findings)
+        if findings.failed:
+            raise PackageRefused("the archive breaks rules", Report(None, findings.result()))
+        workers = 4 if isinstance(source, ZipSource) else 1  # a tar is one stream, its readers would get in each other's way
+        with ThreadPoolExecutor(workers, thread_name_prefix="unpack") as pool:
+            try:
+                for path, size in zip(sizes, pool.map(lambda path: self._unpack_one(source, path), sizes), strict=True):
+                    self._sizes[path] = size
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def _unpack_one(self, source: Source, path: str) -> int:
+        return self._services.objects.put_stream(self._bucket, self._key(path), source.read(path), content_type(path))
+
+    # the end
+
+    async def finish(self) -> None:
+        """Everything is in S3, and S3 says so."""
+        while self._running:
+            await self._running.pop()
+        if self._spooled:
+            await anyio.to_thread.run_sync(self._unpack, limiter=self._services.staging)
+        if not self._sizes:
+            raise Refused(400, "bad_form", "the form has neither a package nor files")
+        metadata = self._fields.get("metadata")
+        if metadata is not None:
+            key = self._key(keys.METADATA)
+            await run_in_threadpool(self._services.objects.put, self._bucket, key, metadata, "application/json")
+            self._sizes[keys.METADATA] = len(metadata)
+        self.objects = await run_in_threadpool(self._listed)
+
+    def _listed(self) -> tuple[DropObject, ...]:
+        found = tuple(self._services.objects.listing(self._bucket, self._key("")))
+        if {item.key: item.size for item in found} != {self._key(path): size for path, size in self._sizes.items()}:
+            raise Outage(f"upload {self.id}: S3 does not list what was put")
+        return found
+
+    def video_id(self, given: str | None) -> str:
+        """The one given beside or in the form, or in the metadata; where two are given they must agree."""
+        field = self._fields.get("video_id")
+        if field is not None:
+            text = field.decode("utf-8", "replace").strip()
+            if given is not None and given != text:
+                raise Refused(409, "conflict", "two different video ids are given")
+            given = text
+        metadata = self._fields.get("metadata")
+        if metadata is None and keys.METADATA in self._sizes and self._sizes[keys.METADATA] <= _METADATA_BYTES:
+            metadata = self._services.objects.read_all(self._bucket, self._key(keys.METADATA))
+        try:
+            return choose_video_id(given, metadata)
+        except UsageError as error:
+            raise Refused(400, "bad_video_id", str(error)) from error
+
+    async def give_up(self) -> None:
+        await asyncio.gather(*self._running, *self._etags, return_exceptions=True)
+        await run_in_threadpool(self._services.objects.remove_all, self._bucket, self._key(""))
