@@ -127,6 +127,7 @@ version = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("run_id", sa.String(64)),
     sa.Column("time", Moment, nullable=False),
+    sa.Column("shown", sa.Boolean, nullable=False, server_default=sa.true(), comment="current from its time on"),
 )
 
 temp_storage = sa.Table(
@@ -155,7 +156,8 @@ claim = sa.Table(
     "claim",
     metadata,
     sa.Column("root", sa.String(128), primary_key=True),
-    sa.Column("upload_id", sa.ForeignKey("upload.upload_id"), primary_key=True),
+    sa.Column("upload_id", sa.ForeignKey("upload.upload_id"), primary_key=True, index=True),
+    sa.Column("released_at", Moment, comment="being unpinned since"),
 )
 
 receipt = sa.Table(
@@ -163,7 +165,7 @@ receipt = sa.Table(
     metadata,
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("upload_id", sa.ForeignKey("upload.upload_id"), nullable=False, index=True),
-    sa.Column("kind", sa.String(24), nullable=False, comment="proof, deletion or finding"),
+    sa.Column("kind", sa.String(24), nullable=False, comment="proof, deletion, finding, restoration or withdrawal"),
     sa.Column("content", Json, nullable=False),
     sa.Column("time", Moment, nullable=False),
     sa.Column("run_id", sa.String(64)),

@@ -32,6 +32,12 @@ def ipfs_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedNode
 
 
 @pytest.fixture(scope="session")
+def second_ipfs_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedNode]:
+    with ipfs_node_fixture.running(tmp_path_factory.mktemp("ipfs-2")) as node:
+        yield node
+
+
+@pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     with services.running_postgres() as server:
         yield server

@@ -123,7 +123,7 @@ class Postgres:
     def new_database(self) -> Iterator[str]:
         """The URL of an empty one, which is gone afterwards, whoever is still connected."""
         name = f"test_{secrets.token_hex(6)}"
-        self.say(f"CREATE DATABASE {name}")
+        self.say(f"CREATE DATABASE {name} STRATEGY FILE_COPY")
         try:
             yield self.url(name)
         finally:

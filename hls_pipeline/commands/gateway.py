@@ -46,12 +46,14 @@ def make(
 @keys.command("list")
 def list_keys(data: DataOption = None, as_json: JsonOption = False) -> None:
     """List the keys; their secrets are not stored."""
-    for key in Records(opened(data)).keys():
+    for key in Records(opened(data)).all_keys():
         if as_json:
             print_json(_about(key), one_line=True)
         else:
             state = "revoked" if key.revoked_at else "in use"
-            typer.echo(f"{key.key_id}  {state:8}  {','.join(key.scopes):16}  {clock.seconds_text(key.created_at)}  {key.name!r}")
+            typer.echo(
+                f"{key.key_id}  {state:8}  {','.join(key.scopes):16}  {clock.seconds_text(key.created_at)}  {key.name!r}"
+            )
 
 
 @keys.command("revoke")

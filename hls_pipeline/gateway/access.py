@@ -72,9 +72,7 @@ def make_key(
 ) -> str:
     """A new key. The answer is the only time its secret is seen."""
     key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
-    records.add_key(
-        ApiKey(key_id, name[:200], _hash(secret), tuple(sorted(scopes)), now, expires_at, None, session_of)
-    )
+    records.add_key(ApiKey(key_id, name[:200], _hash(secret), tuple(sorted(scopes)), now, expires_at, None, session_of))
     return f"hls_{key_id}_{secret}"
 
 

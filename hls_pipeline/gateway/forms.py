@@ -66,12 +66,16 @@ async def body(request: Request, settings: GatewaySettings) -> AsyncIterator[byt
         except StopAsyncIteration:
             return
         except TimeoutError as error:
-            raise Refused(408, "too_slow", "the upload fell silent or took too long", {"Connection": "close"}) from error
+            raise Refused(
+                408, "too_slow", "the upload fell silent or took too long", {"Connection": "close"}
+            ) from error
         except ClientDisconnect as error:
             raise Refused(400, "client_gone", "the client went away during the upload") from error
         received += len(piece)
         if received > most:
-            raise Refused(413, "too_large", f"at most {settings.upload_bytes:,} bytes are taken", {"Connection": "close"})
+            raise Refused(
+                413, "too_large", f"at most {settings.upload_bytes:,} bytes are taken", {"Connection": "close"}
+            )
         yield piece
 
 

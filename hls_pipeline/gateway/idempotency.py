@@ -49,7 +49,9 @@ async def once(
         if first.request != asked:
             raise Refused(422, "idempotency_mismatch", "this Idempotency-Key belongs to another request")
         if first.status is None:
-            raise Refused(409, "idempotency_in_progress", "the first request with this key is under way", {"Retry-After": "2"})
+            raise Refused(
+                409, "idempotency_in_progress", "the first request with this key is under way", {"Retry-After": "2"}
+            )
         kind = problems.MEDIA_TYPE if first.status >= 400 else "application/json"
         return Response(first.body, first.status, {"Idempotency-Replayed": "true"}, media_type=kind)
     kept = False

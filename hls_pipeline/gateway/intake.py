@@ -243,9 +243,7 @@ class _Arriving:
         number = len(self._etags) + 1
         if self._etags:
             await self._etags[-1]  # one part on its way, one being read
-        self._etags.append(
-            await self._start(objects.put_part, self._bucket, key, self._parts_id, number, data)
-        )
+        self._etags.append(await self._start(objects.put_part, self._bucket, key, self._parts_id, number, data))
 
     async def _end_file(self, path: str) -> None:
         objects, key = self._services.objects, self._key(path)
@@ -292,7 +290,9 @@ class _Arriving:
         check_paths(sizes, self._limits, findings)
         if findings.failed:
             raise PackageRefused("the archive breaks rules", Report(None, findings.result()))
-        workers = 4 if isinstance(source, ZipSource) else 1  # a tar is one stream, its readers would get in each other's way
+        workers = (
+            4 if isinstance(source, ZipSource) else 1
+        )  # a tar is one stream, its readers would get in each other's way
         with ThreadPoolExecutor(workers, thread_name_prefix="unpack") as pool:
             try:
                 for path, size in zip(sizes, pool.map(lambda path: self._unpack_one(source, path), sizes), strict=True):

@@ -52,11 +52,16 @@ class Limits:
         self._settings = settings
         self._requests = _Buckets(settings.requests_per_minute, 60)
         self._bytes = _Buckets(settings.bytes_per_hour, 3600)
+        self._sign_ins = _Buckets(10, 60)
         self._uploading: Counter[str] = Counter()
 
     def count_request(self, caller: str) -> None:
         """Raises Refused (429)."""
         self._refuse_until(self._requests.take(caller, 1), "too_many_requests", "too many requests")
+
+    def count_sign_in(self, address: str) -> None:
+        """Raises Refused (429): keys are not to be guessed."""
+        self._refuse_until(self._sign_ins.take(address, 1), "too_many_requests", "too many attempts to sign in")
 
     def count_bytes(self, caller: str, count: int) -> None:
         """Raises Refused (429)."""
@@ -67,7 +72,10 @@ class Limits:
         """One of the caller's uploads runs. Raises Refused (429, or 503 when all places are taken)."""
         if self._uploading[caller] >= self._settings.uploads_per_key:
             raise Refused(
-                429, "too_many_uploads", f"{self._uploading[caller]} uploads of this key run already", {"Retry-After": "5"}
+                429,
+                "too_many_uploads",
+                f"{self._uploading[caller]} uploads of this key run already",
+                {"Retry-After": "5"},
             )
         if self._uploading.total() >= self._settings.uploads_at_once:
             raise Refused(503, "busy", "all places for uploads are taken; try again in a moment", {"Retry-After": "5"})

@@ -84,15 +84,17 @@ def _find(services: Services, video_id: str, path: str) -> Playable:
     return services.records.playable(video_id, path)
 
 
-def _send(
-    request: Request, services: Services, video_id: str, found: Playable, headers: dict[str, str]
-) -> Response:
+def _send(request: Request, services: Services, video_id: str, found: Playable, headers: dict[str, str]) -> Response:
     size, kind = found.file.size, found.file.content_type
     try:
         span = ranges.parse(request.headers.get("range"), request.headers.get("if-range"), headers["ETag"], size)
     except ranges.Unsatisfiable:
         return problem(
-            416, "range_not_satisfiable", f"it has {size} bytes", request_id(request), {"Content-Range": f"bytes */{size}"}
+            416,
+            "range_not_satisfiable",
+            f"it has {size} bytes",
+            request_id(request),
+            {"Content-Range": f"bytes */{size}"},
         )
     start, end = (span.start, span.end) if span else (0, size)
     headers = {**headers, "Content-Length": str(end - start)}

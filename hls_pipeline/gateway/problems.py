@@ -104,7 +104,9 @@ def problem(
         "request_id": request_id,
         **{name: value for name, value in more.items() if value is not None},
     }
-    return JSONResponse(content, status, headers={"Cache-Control": "no-store", **(headers or {})}, media_type=MEDIA_TYPE)
+    return JSONResponse(
+        content, status, headers={"Cache-Control": "no-store", **(headers or {})}, media_type=MEDIA_TYPE
+    )
 
 
 def request_id(request: Request) -> str:

@@ -66,8 +66,11 @@ class Records:
 
     def add_key(self, key: ApiKey) -> None:
         with self._store.writing() as db:
-            db.execute(sa.delete(tables.api_key).where(tables.api_key.c.session_of.is_not(None),
-                                                       tables.api_key.c.expires_at < key.created_at))
+            db.execute(
+                sa.delete(tables.api_key).where(
+                    tables.api_key.c.session_of.is_not(None), tables.api_key.c.expires_at < key.created_at
+                )
+            )
             db.execute(sa.insert(tables.api_key).values(**{**asdict(key), "scopes": list(key.scopes)}))
 
     def key(self, key_id: str) -> ApiKey | None:
@@ -84,10 +87,15 @@ class Records:
             return None
         ends = [moment for moment in (row.expires_at, row.parent_expires) if moment]
         key = _key(row)
-        return ApiKey(**{**key.__dict__, "revoked_at": row.revoked_at or row.parent_revoked,
-                         "expires_at": min(ends, default=None)})
+        return ApiKey(
+            **{
+                **key.__dict__,
+                "revoked_at": row.revoked_at or row.parent_revoked,
+                "expires_at": min(ends, default=None),
+            }
+        )
 
-    def keys(self) -> tuple[ApiKey, ...]:
+    def all_keys(self) -> tuple[ApiKey, ...]:
         """All keys, sessions apart, oldest first."""
         table = tables.api_key
         query = sa.select(table).where(table.c.session_of.is_(None)).order_by(table.c.created_at, table.c.key_id)
@@ -140,9 +148,16 @@ class Records:
         found = InventoryFile(**{field.name: getattr(row, field.name) for field in fields(InventoryFile)})
         return Playable(row.upload_id, State(row.state), row.revision, row.root, found)
 
+    def current_version(self, video_id: str) -> int | None:
+        """The number of the document readers get."""
+        with self._store.reading() as db:
+            return db.execute(sa.select(tables.video.c.current_version).filter_by(video_id=video_id)).scalar()
+
     # ---- idempotency ------------------------------------------------------------------------------------------
 
-    def begin(self, key_id: str, idempotency_key: str, request: str, now: datetime, stale: timedelta) -> Remembered | None:
+    def begin(
+        self, key_id: str, idempotency_key: str, request: str, now: datetime, stale: timedelta
+    ) -> Remembered | None:
         """None when this request is the first with its key, which is then taken; otherwise what is known of the
         first. One that was cut off `stale` ago counts for nothing."""
         table = tables.idempotency

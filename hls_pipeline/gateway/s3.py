@@ -41,7 +41,8 @@ class GatewayStore(ObjectStore):
 
     def put_stream(self, bucket: str, key: str, pieces: Iterable[bytes], content_type: str) -> int:
         """Puts a stream of any length, with one part in memory; its bytes."""
-        parts_id, etags, size, buffer = None, [], 0, bytearray()
+        parts_id, size, buffer = None, 0, bytearray()
+        etags: list[str] = []
         for piece in pieces:
             buffer += piece
             if len(buffer) >= PART:
@@ -68,7 +69,11 @@ class GatewayStore(ObjectStore):
         """The part's ETag; parts are counted from 1."""
         with _border(f"writing s3://{bucket}/{key}"):
             answer = self._client.upload_part(
-                Bucket=bucket, Key=key, UploadId=parts_id, PartNumber=number, Body=data
+                Bucket=bucket,
+                Key=key,
+                UploadId=parts_id,
+                PartNumber=number,
+                Body=data,  # type: ignore[arg-type]  # the stubs do not know that a bytearray will do
             )
         return answer["ETag"]
 

@@ -12,7 +12,6 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from hls_pipeline.gateway.app import create_app
 from hls_pipeline.gateway.config import GatewaySettings
 
-_HEAD_SECONDS = 10.0
 _HEAD_BYTES = 64 * 1024
 _CONNECTIONS = 2000
 _KEEP_ALIVE_SECONDS = 30
@@ -22,6 +21,7 @@ _CLOSING_SECONDS = 3
 class _Protocol(HttpToolsProtocol):
     """uvicorn waits for ever for the rest of a request's head, however long it grows; this one does not."""
 
+    head_seconds = 10.0
     _late: asyncio.TimerHandle | None = None
     _head_bytes = 0
 
@@ -52,7 +52,7 @@ class _Protocol(HttpToolsProtocol):
 
     def _expect_head(self) -> None:
         self._head_bytes = 0
-        self._late = self.loop.call_later(_HEAD_SECONDS, self.transport.close)
+        self._late = self.loop.call_later(self.head_seconds, self.transport.close)
 
     def _stop_waiting(self) -> None:
         if self._late is not None:
@@ -62,11 +62,15 @@ class _Protocol(HttpToolsProtocol):
 
 def server(settings: GatewaySettings, host: str, port: int, **more: Any) -> uvicorn.Server:
     """`X-Forwarded-…` headers are not believed: whoever stands in front logs the clients."""
+
+    class Protocol(_Protocol):
+        head_seconds = settings.head_seconds
+
     config = uvicorn.Config(
         create_app(settings),
         host=host,
         port=port,
-        http=_Protocol,
+        http=Protocol,
         log_level="warning",
         access_log=False,
         server_header=False,

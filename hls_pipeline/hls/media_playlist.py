@@ -74,6 +74,7 @@ class MediaReader(PlaylistReader):
         self.target_duration: int | None = None
         self.playlist_type: str | None = None
         self._extinf: _Extinf | None = None
+        self._durations: dict[str, Decimal] = {}
         self._range: tuple[Token, int, int | None] | None = None
         self._gap = False
         self._keys: dict[str, _Key] = {}
@@ -122,26 +123,32 @@ class MediaReader(PlaylistReader):
     def on_extinf(self, token: Token) -> None:
         if self._extinf is not None:
             self._without_uri(self._extinf)
+        duration = self._durations.get(token.value) or self._read_duration(token)
+        self._extinf = _Extinf(token, duration)
+
+    def _read_duration(self, token: Token) -> Decimal | None:
+        """The seconds of an EXTINF. Spellings without fault are remembered: most segments last equally long."""
         value, comma, _ = token.value.partition(",")
         stripped = value.strip(" \t")
         if stripped != value:
             self.add("HLS_WHITESPACE", token, "blanks around the duration")
         if not comma:
             self.add("HLS_EXTINF_NO_COMMA", token, "EXTINF has no comma")
-        duration = None
-        if _DURATION.fullmatch(stripped):
-            duration = Decimal(stripped)
-            if "." in stripped:
-                self.need(3, "EXTINF with a fraction", token)
-            if not duration:
-                self.add("HLS_ZERO_DURATION", token, "the segment lasts 0 seconds")
-        else:
+        if not _DURATION.fullmatch(stripped):
             self.add("HLS_BAD_EXTINF", token, f"{shown(stripped)} is no duration", (8, max(1, len(value))))
-        self._extinf = _Extinf(token, duration)
+            return None
+        duration = Decimal(stripped)
+        if "." in stripped:
+            self.need(3, "EXTINF with a fraction", token)
+        if not duration:
+            self.add("HLS_ZERO_DURATION", token, "the segment lasts 0 seconds")
+        elif comma and stripped == value:
+            self._durations[token.value] = duration
+        return duration
 
     def on_uri(self, token: Token) -> None:
         extinf, self._extinf = self._extinf, None
-        byterange = self._take_range(token)
+        byterange = self._take_range(token) if self._range or self._previous else None
         gap, self._gap = self._gap, False
         if extinf is None:
             self.add("HLS_MISSING_EXTINF", token, f"{shown(token.value)} has no EXTINF")
@@ -292,9 +299,11 @@ class MediaReader(PlaylistReader):
         self._check_durations()
 
     def _check_durations(self) -> None:
-        if self.target_duration is None:
+        if self.target_duration is None or not self.segments:
             return
         most = self.target_duration + Decimal("0.5")
+        if max(segment.duration for segment in self.segments) <= most:
+            return
         for segment in self.segments:
             if segment.duration > most:
                 text = f"the segment lasts {segment.duration} s, EXT-X-TARGETDURATION is {self.target_duration}"

@@ -168,6 +168,8 @@ class PlaylistReader:
 
     def values(self, token: Token) -> dict[str, str]:
         """Attribute values with variables substituted in quoted strings (bis 4.3)."""
+        if "{$" not in token.value:
+            return {name: attribute.value for name, attribute in token.attributes.items()}
         return {
             name: (self.substitute(token, attribute.value) or "")
             if attribute.quoted and "{$" in attribute.value
@@ -223,7 +225,8 @@ class PlaylistReader:
             )  # fmt: skip
 
     def _target(self, token: Token, spot: Spot, uri: str, gap: bool = False) -> str | None:
-        target, problems = resolve(uri, self.base, self.context.files, self.context.policy.root_relative)
+        context = self.context
+        target, problems = resolve(uri, self.base, context.files, context.policy.root_relative)
         for code, message in problems:
             missing = code == "URI_MISSING_FILE"
             if spot.kind != "steering" and not (missing and gap):

@@ -10,6 +10,7 @@ import re
 from collections.abc import Container, Mapping
 
 from hls_pipeline.errors import Corruption
+from hls_pipeline.hls.collector import collector_paused
 from hls_pipeline.hls.findings import Findings
 from hls_pipeline.hls.media_playlist import MEDIA_TAGS, MediaReader
 from hls_pipeline.hls.model import Playlist, SideFile
@@ -23,6 +24,7 @@ from hls_pipeline.hls.tokens import tokenize
 _TAG = re.compile(r"(?m)^#(EXT[A-Z0-9-]+)")
 
 
+@collector_paused()
 def parse(context: Context, data: bytes) -> Playlist | None:
     """The playlist, or None where its text cannot be read with certainty. Broken rules go to the findings."""
     text = decode(context.path, data, context.policy.limits, context.findings)

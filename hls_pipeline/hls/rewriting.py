@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from hls_pipeline.errors import Corruption, UsageError
+from hls_pipeline.hls.collector import collector_paused
 from hls_pipeline.hls.findings import Findings, shown
 from hls_pipeline.hls.model import Playlist, Reference, SideFile
 from hls_pipeline.hls.side_files import scan_side_file
@@ -49,6 +50,7 @@ def relative(document: Document) -> bytes:
     return _replace(document, [repair(reference) for reference in document.references])
 
 
+@collector_paused()
 def _replace(document: Document, wanted: Sequence[str | None]) -> bytes:
     text = document.data.decode("utf-8")
     pieces: list[str] = []

@@ -9,7 +9,6 @@ belongs to `proof`. Source: kubo core/commands; what was learnt about it is in t
 from __future__ import annotations
 
 import base64
-import http.client
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,7 +24,7 @@ from hls_pipeline.ipfs.border import border, refusal
 from hls_pipeline.ipfs.cid import IDENTITY, NO_ROOT, Cid
 from hls_pipeline.ipfs.control import Control, multiaddr
 from hls_pipeline.ipfs.unixfs import Extent, links
-from hls_pipeline.ipfs.wire import Exchange, Limits, duration
+from hls_pipeline.ipfs.wire import Exchange, Limits, Response, duration
 
 _CONTROL_SECONDS = 60
 _LONG = 6 * 3600
@@ -260,10 +259,9 @@ class Kubo:
             while True:
                 with border(what):
                     piece = response.read(_PIECE)
-                    if not piece and response.length:
-                        raise http.client.IncompleteRead(b"", response.length)
-                if not piece:
-                    return
+                    if not piece:
+                        response.require_end()
+                        return
                 yield piece
 
     # how it is asked
@@ -314,9 +312,7 @@ class Kubo:
             raise ValueError("it is empty")
 
     @contextmanager
-    def _get(
-        self, target: str, headers: Mapping[str, str], what: str, seconds: float
-    ) -> Iterator[http.client.HTTPResponse]:
+    def _get(self, target: str, headers: Mapping[str, str], what: str, seconds: float) -> Iterator[Response]:
         with Exchange(self._gateway_url + target, self._limits(seconds), headers) as exchange:
             with border(what):
                 exchange.start("GET")

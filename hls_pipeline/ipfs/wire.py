@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 _MAX_LINE = 64 * 1024
 _MAX_ERROR = 16 * 1024
+_MAX_TRAILERS = 20
 _BUFFER = 256 * 1024
 
 
@@ -79,16 +80,29 @@ class _TimedStream(io.RawIOBase):
         super().close()
 
 
-class _Response(http.client.HTTPResponse):
+class Response(http.client.HTTPResponse):
+    """An answer that knows its trailers, and whether it came to its end: http.client passes over a cut at a chunk."""
+
     def __init__(self, clock: _Clock, sock: socket.socket, *arguments: Any, **options: Any) -> None:
         super().__init__(sock, *arguments, **options)
         raw = self.fp.detach()
         self.fp = io.BufferedReader(_TimedStream(raw, sock, clock), _BUFFER)
-        self.trailers = http.client.HTTPMessage()
+        self.trailers: dict[str, str] = {}
+        self._ended = False
+
+    def require_end(self) -> None:
+        """Once reading has given nothing more: raise IncompleteRead unless that was the end."""
+        if not (self._ended if self.chunked else self.length == 0):
+            raise http.client.IncompleteRead(b"", self.length)
 
     def _read_and_discard_trailer(self) -> None:
         """http.client calls this after the last chunk, and would throw away what stands there."""
-        self.trailers = http.client.parse_headers(self.fp)
+        while (line := self.fp.readline(_MAX_LINE)) not in (b"\r\n", b"\n"):
+            name, colon, value = line.decode("latin-1").partition(":")
+            if not colon or len(self.trailers) == _MAX_TRAILERS:
+                raise http.client.IncompleteRead(line)
+            self.trailers[name.strip().lower()] = value.strip()
+        self._ended = True
 
 
 class Exchange:
@@ -105,8 +119,8 @@ class Exchange:
         self._secure = parts.scheme == "https"
         kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
         self._connection = kind(parts.hostname or "", parts.port, timeout=self._clock.wait(limits.connect))
-        self._connection.response_class = partial(_Response, self._clock)  # type: ignore[assignment]
-        self.response: _Response | None = None
+        self._connection.response_class = partial(Response, self._clock)  # type: ignore[assignment]
+        self.response: Response | None = None
 
     def __enter__(self) -> Exchange:
         return self
@@ -148,7 +162,7 @@ class Exchange:
         if not self._answered():
             self._gather([b"0\r\n\r\n"])
 
-    def answer(self) -> http.client.HTTPResponse:
+    def answer(self) -> Response:
         """The head of the answer."""
         self._socket().settimeout(self._clock.wait(self._clock.limits.stall))
         self.response = self._connection.getresponse()  # type: ignore[assignment]
@@ -157,7 +171,7 @@ class Exchange:
 
     def trailer(self, name: str) -> str | None:
         """A trailer, once the body has been read to its end."""
-        return self.response.trailers.get(name) if self.response else None
+        return self.response.trailers.get(name.lower()) if self.response else None
 
     def error_text(self) -> str:
         """The body of an error answer, shortened; Kubo's `Message` if it is JSON with one."""
@@ -169,7 +183,7 @@ class Exchange:
             return body[:500].decode("utf-8", "replace").strip()
 
     def json_lines(self) -> Iterator[dict[str, Any]]:
-        """The values of an NDJSON body. ValueError for anything else, and for a last line without its end."""
+        """The values of an NDJSON body, up to its proper end. ValueError for anything else."""
         assert self.response is not None
         while line := self.response.readline(_MAX_LINE + 1):
             if not line.endswith(b"\n"):
@@ -178,6 +192,7 @@ class Exchange:
             if not isinstance(value, dict):
                 raise ValueError("a JSON value that is no object")
             yield value
+        self.response.require_end()
 
     def _socket(self) -> socket.socket:
         connected = self._connection.sock

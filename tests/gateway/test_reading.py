@@ -88,7 +88,7 @@ def test_a_key_that_is_none_is_refused_even_where_reading_is_public(gateway: Gat
 
 def test_only_the_hash_of_a_key_is_stored(gateway: Gateway) -> None:
     secret = gateway.key.split("_", 2)[2]
-    (stored,) = gateway.records.keys()
+    (stored,) = gateway.records.all_keys()
     assert secret not in repr(stored)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +73,9 @@ def test_nothing_in_the_folder_names_a_way_out() -> None:
 
 
 def test_importing_the_checks_brings_no_service_client_and_no_second_opinion() -> None:
-    code = "import sys, hls_pipeline.hls.package; print([m for m in ('m3u8', 'boto3', 'dagster', 'sqlalchemy') if m in sys.modules])"
+    code = (
+        "import sys, hls_pipeline.hls.package\n"
+        "print([m for m in ('m3u8', 'boto3', 'dagster', 'sqlalchemy') if m in sys.modules])"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60, check=True)
-    assert io.StringIO(out.stdout).read().strip() == "[]"
+    assert out.stdout.strip() == "[]"

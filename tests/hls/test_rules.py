@@ -305,7 +305,7 @@ def test_every_rule_is_tried_here_or_on_archives() -> None:
         ("a duration that rounds to the target", {"index.m3u8": media().replace("6.0,", "6.5,"), **ONE}),
         ("a whole number of seconds", {"index.m3u8": media(version=1).replace("6.0,", "6,"), **ONE}),
         ("a point without digits after it", {"index.m3u8": media().replace("6.0,", "6.,"), **ONE}),
-        ("closed captions without URI", top('#EXT-X-MEDIA:TYPE=CLOSED-CAPTIONS,GROUP-ID="c",NAME="c",INSTREAM-ID="CC1"')),
+        ("captions", top('#EXT-X-MEDIA:TYPE=CLOSED-CAPTIONS,GROUP-ID="c",NAME="c",INSTREAM-ID="CC1"')),
         ("no captions", top('#EXT-X-STREAM-INF:BANDWIDTH=1,CODECS="x",CLOSED-CAPTIONS=NONE', "media.m3u8")),
         ("codecs with a blank inside the quotes", top('#EXT-X-STREAM-INF:BANDWIDTH=1,CODECS="a, b"', "media.m3u8")),
         ("a date with ffmpeg's zone", tag("#EXT-X-PROGRAM-DATE-TIME:2026-01-05T15:05:00.000+0000")),
@@ -335,7 +335,9 @@ def test_every_rule_is_tried_here_or_on_archives() -> None:
             "one MP4 with its index inside, used by ranges",
             {
                 "index.m3u8": media(
-                    f'#EXT-X-MAP:URI="a.mp4",BYTERANGE="{len(INIT)}@0"', f"#EXT-X-BYTERANGE:{len(FRAGMENT)}@{len(INIT)}", "a.mp4"
+                    f'#EXT-X-MAP:URI="a.mp4",BYTERANGE="{len(INIT)}@0"',
+                    f"#EXT-X-BYTERANGE:{len(FRAGMENT)}@{len(INIT)}",
+                    "a.mp4",
                 ),
                 "a.mp4": INIT + FRAGMENT,
             },
@@ -437,7 +439,7 @@ def test_too_many_references_are_refused_without_reading_them() -> None:
 
 
 def test_variables_cannot_stand_for_gigabytes() -> None:
-    bomb = [f'#EXT-X-DEFINE:NAME="v{i}",VALUE="{("{$v%d}" % (i - 1)) * 40}"' for i in range(1, 9)]
+    bomb = [f'#EXT-X-DEFINE:NAME="v{i}",VALUE="{f"{{$v{i - 1}}}" * 40}"' for i in range(1, 9)]
     assert "HLS_TOO_LARGE" in errors(tag('#EXT-X-DEFINE:NAME="v0",VALUE="lol"', *bomb))
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import time
 import tracemalloc
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
@@ -230,21 +228,6 @@ def test_memory_stays_the_same_however_large_the_file() -> None:
     tracemalloc.stop()
     assert builder.finish()[0].size == 3000 * MIB
     assert peak < 4 * MIB
-
-
-def test_building_a_file_is_nearly_as_fast_as_hashing_it() -> None:
-    """The promise is 0.8 of hashlib; a busy machine gets three tries and some slack."""
-    data = key_stream("speed", 64 * MIB)
-    chunks = [data[at : at + MIB] for at in range(0, len(data), MIB)]
-    ratios = []
-    for _ in range(3):
-        start = time.perf_counter()
-        for chunk in chunks:
-            hashlib.sha256(chunk).digest()
-        middle = time.perf_counter()
-        node_of(chunks, V1)
-        ratios.append((middle - start) / (time.perf_counter() - middle))
-    assert max(ratios) > 0.7
 
 
 def test_extent_counts_a_file_that_occurs_twice_once() -> None:

@@ -1,0 +1,383 @@
+"""Packages sent in one request: what is answered, what is in S3 then, and that a refused one leaves nothing."""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+import tarfile
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterable
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+
+from hls_pipeline.gateway.access import Scope
+from hls_pipeline.uploads import State
+from tests.gateway.conftest import Gateway
+from tests.services import Files, package, published, ts, wait_until
+
+FILES = package("film")
+
+
+def zipped(files: Files) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path, data in files.items():
+            archive.writestr(path, data)
+    return buffer.getvalue()
+
+
+def tarred(files: Files, mode: str = "w") -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=mode) as archive:  # type: ignore[call-overload]
+        for path, data in files.items():
+            info = tarfile.TarInfo(path)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def as_files(files: Files) -> list[tuple[str, tuple[str, bytes]]]:
+    return [("files", (path, data)) for path, data in files.items()]
+
+
+def post(gateway: Gateway, parts: Iterable[Any], query: str = "", **headers: str) -> requests.Response:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return gateway.ask("POST", f"/v1/videos{query}", files=list(parts), headers={**gateway.bearer, **named})
+
+
+def leftovers(gateway: Gateway) -> set[str]:
+    """What lies under `_uploads/`, finished or in parts."""
+    store = gateway.world.objects
+    parts = store._client.list_multipart_uploads(Bucket="media").get("Uploads", ())
+    return {key for key in gateway.world.media() if key.startswith("_uploads/")} | {item["Key"] for item in parts}
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        as_files(FILES),
+        [("package", ("p.zip", zipped(FILES)))],
+        [("package", ("p.tar", tarred(FILES)))],
+        [("package", ("p.tar.gz", tarred(FILES, "w:gz")))],
+    ],
+    ids=["files", "zip", "tar", "tar.gz"],
+)
+def test_a_package_is_answered_with_its_temporary_document_and_plays_at_once(gateway: Gateway, parts: list[Any]) -> None:
+    answer = post(gateway, parts, "?video_id=film")
+    assert answer.status_code == 202
+    document = answer.json()
+    assert document == gateway.world.document("film")
+    assert (document["status"], document["title"], document["revision"]) == ("processing", "film", 1)
+    for path, data in published(FILES).items():
+        assert gateway.play("film", path).content == data
+    assert leftovers(gateway) == set()
+    upload = gateway.world.store.latest_upload("film")
+    assert upload is not None
+    assert upload in gateway.world.store.ready_to_run(upload.updated_at), "the pipeline goes on by itself"
+    assert gateway.world.walk(upload).state is State.PUBLISHED
+
+
+def test_metadata_beside_the_package_replaces_its_own_and_may_name_the_video(gateway: Gateway) -> None:
+    metadata = json.dumps({"video_id": "named", "title": "Übung", "mine": [1, 2]})
+    answer = post(gateway, [("metadata", (None, metadata)), *as_files(FILES)])
+    document = answer.json()
+    assert (answer.status_code, document["video_id"], document["title"]) == (202, "named", "Übung")
+    assert document["mine"] == [1, 2]
+
+
+def test_the_packages_own_metadata_may_name_the_video_and_the_order_of_parts_is_free(gateway: Gateway) -> None:
+    files = {**FILES, "metadata.json": b'{"video_id": "inside"}'}
+    assert post(gateway, as_files(files)).json()["video_id"] == "inside"
+    parts = [*as_files(package("two")), ("video_id", (None, "later"))]
+    assert post(gateway, parts).json()["video_id"] == "later"
+
+
+def test_two_video_ids_must_agree(gateway: Gateway) -> None:
+    answer = post(gateway, [("metadata", (None, '{"video_id": "a"}')), *as_files(FILES)], "?video_id=b")
+    assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
+    assert leftovers(gateway) == set()
+
+
+def test_large_files_go_up_in_parts(gateway: Gateway) -> None:
+    large = {**FILES, "v/s1.ts": ts("large", 20 * (1 << 20) // 188)}
+    answer = post(gateway, as_files(large), "?video_id=film")
+    assert answer.status_code == 202
+    assert gateway.play("film", "v/s1.ts").content == large["v/s1.ts"]
+    zipped_answer = post(gateway, [("package", ("p.zip", zipped(large)))], "?video_id=zipped")
+    assert zipped_answer.status_code == 202
+    assert gateway.play("zipped", "v/s1.ts").content == large["v/s1.ts"]
+
+
+def test_names_keep_their_characters(gateway: Gateway) -> None:
+    files = {
+        "master.m3u8": b"#EXTM3U\n#EXT-X-TARGETDURATION:6\n#EXTINF:6,\nf%C3%BCr%20%22uns%22.ts\n#EXT-X-ENDLIST\n",
+        'für "uns".ts': ts("x"),
+    }
+    answer = post(gateway, as_files(files), "?video_id=film")
+    assert answer.status_code == 202, answer.text
+    assert gateway.play("film", "f%C3%BCr%20%22uns%22.ts").content == ts("x")
+
+
+def test_the_same_package_again_changes_nothing_and_is_told_the_current_document(gateway: Gateway) -> None:
+    post(gateway, as_files(FILES), "?video_id=film")
+    upload = gateway.world.store.latest_upload("film")
+    assert upload is not None
+    gateway.world.walk(upload)
+    again = post(gateway, as_files(FILES), "?video_id=film")
+    assert (again.status_code, again.json()["status"]) == (200, "ready")
+    assert leftovers(gateway) == set()
+
+
+def test_a_refused_package_answers_with_the_whole_report_and_leaves_nothing(gateway: Gateway) -> None:
+    broken = {**FILES, "master.m3u8": FILES["master.m3u8"] + b"<script>.m3u8\n"}
+    del broken["v/s1.ts"]
+    answer = post(gateway, as_files(broken), "?video_id=film")
+    assert answer.status_code == 422
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    problem = answer.json()
+    assert problem["code"] == "package_refused"
+    assert "URI_MISSING_FILE" in [error["code"] for error in problem["report"]["errors"]]
+    assert gateway.world.media() == set()
+
+
+# ---- the same request again -----------------------------------------------------------------------------------------
+
+
+def test_a_request_sent_again_gets_the_first_answer_and_happens_once(gateway: Gateway) -> None:
+    parts = as_files(FILES)
+    first = post(gateway, parts, "?video_id=film", Idempotency_Key="once")
+    again = post(gateway, parts, "?video_id=film", Idempotency_Key="once")
+    assert (again.status_code, again.json()) == (202, first.json())
+    assert again.headers["Idempotency-Replayed"] == "true"
+    assert len(gateway.world.store.uploads_of("film")) == 1
+    other = post(gateway, as_files(package("other")), "?video_id=other", Idempotency_Key="once")
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_mismatch")
+
+
+def test_a_request_that_failed_may_be_sent_again_with_its_key(gateway: Gateway) -> None:
+    bad = post(gateway, [("nonsense", (None, "x"))], Idempotency_Key="again")
+    assert bad.status_code == 400
+    good = post(gateway, as_files(FILES), Idempotency_Key="again")
+    assert good.status_code == 202
+
+
+# ---- who may -----------------------------------------------------------------------------------------------------
+
+
+def test_sending_needs_a_key_that_may_write(gateway: Gateway) -> None:
+    without = gateway.ask("POST", "/v1/videos", files=as_files(FILES))
+    assert (without.status_code, without.json()["code"]) == (401, "key_required")
+    reading = gateway.ask("POST", "/v1/videos", files=as_files(FILES), headers=gateway.make_key(Scope.READ))
+    assert (reading.status_code, reading.json()["code"]) == (403, "scope_missing")
+
+
+def test_a_video_belongs_to_the_key_that_first_used_it(gateway: Gateway) -> None:
+    one, two = gateway.make_key(Scope.WRITE), gateway.make_key(Scope.WRITE)
+    assert gateway.ask("POST", "/v1/videos?video_id=film", files=as_files(FILES), headers=one).status_code == 202
+    for query in ("?video_id=film", ""):
+        parts = [("video_id", (None, "film")), *as_files(package("other"))]
+        answer = gateway.ask("POST", f"/v1/videos{query}", files=parts, headers=two)
+        assert (answer.status_code, answer.json()["code"]) == (403, "foreign_video")
+    assert leftovers(gateway) == set()
+    assert len(gateway.world.store.uploads_of("film")) == 1
+
+
+def test_one_key_sends_so_many_packages_at_once_and_others_go_on(gateway_with: Callable[..., Gateway]) -> None:
+    gateway = gateway_with(uploads_per_key=1)
+    with StuckUpload(gateway, gateway.key):
+        answer = post(gateway, as_files(FILES))
+        assert (answer.status_code, answer.json()["code"]) == (429, "too_many_uploads")
+        other = gateway.make_key(Scope.WRITE)
+        assert gateway.ask("POST", "/v1/videos", files=as_files(FILES), headers=other).status_code == 202
+
+
+# ---- hostile input ------------------------------------------------------------------------------------------------
+
+
+def link_in_zip() -> bytes:
+    buffer = io.BytesIO(zipped(FILES))
+    with zipfile.ZipFile(buffer, "a") as archive:
+        info = zipfile.ZipInfo("v/link.ts")
+        info.external_attr = 0o120777 << 16
+        archive.writestr(info, "/etc/passwd")
+    return buffer.getvalue()
+
+
+def link_in_tar() -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        info = tarfile.TarInfo("v/link.ts")
+        info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(info)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("parts", "code"),
+    [
+        ([("package", ("p.zip", zipped({**FILES, "../../evil.ts": b"G"})))], "PKG_PATH_UNSAFE"),
+        ([("package", ("p.tar", tarred({**FILES, "/abs.ts": b"G"})))], "PKG_PATH_UNSAFE"),
+        ([("package", ("p.zip", link_in_zip()))], "PKG_LINK"),
+        ([("package", ("p.tar", link_in_tar()))], "PKG_LINK"),
+        ([("package", ("p.zip", zipped({"seg.ts": bytes(200_000_000)})))], "PKG_RATIO"),
+        ([("package", ("p.zip", b"PK\x03\x04" + bytes(300)))], "PKG_BAD_ARCHIVE"),
+        ([("package", ("p.zip", b"just text"))], "PKG_BAD_ARCHIVE"),
+        ([("package", ("p.zip", b""))], "PKG_BAD_ARCHIVE"),
+        (as_files({**FILES, "../evil.ts": b"G"}), "PKG_PATH_UNSAFE"),
+        (as_files({**FILES, "/etc/passwd": b"G"}), "PKG_PATH_UNSAFE"),
+        (as_files({**FILES, "v\\s.ts": b"G"}), "PKG_PATH_UNSAFE"),
+        (as_files({**FILES, "_READY\n": b"G"}), "PKG_PATH_UNSAFE"),
+        (as_files({**FILES, "": b"G"}), None),
+        ([*as_files(FILES), ("files", ("v/s1.ts", b"again"))], "PKG_DUPLICATE_PATH"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_an_unsafe_package_is_refused_and_leaves_nothing(gateway: Gateway, parts: list[Any], code: str | None) -> None:
+    answer = post(gateway, parts, "?video_id=film")
+    assert answer.status_code in (400, 422), answer.text
+    if code:
+        assert [error["code"] for error in answer.json()["report"]["errors"]] == [code]
+    assert leftovers(gateway) == set()
+    assert gateway.get("/healthz").status_code == 200
+
+
+def test_too_many_tiny_files_are_refused_while_they_come(gateway_with: Callable[..., Gateway]) -> None:
+    gateway = gateway_with(upload_files=300)
+    answer = post(gateway, as_files({f"{n}.ts": b"G" for n in range(10_000)}))
+    assert answer.status_code == 422
+    assert answer.json()["report"]["errors"][0]["code"] == "PKG_TOO_MANY_FILES"
+    assert leftovers(gateway) == set()
+
+
+def test_a_body_that_says_it_is_too_large_is_refused_before_it_is_sent(gateway_with: Callable[..., Gateway]) -> None:
+    gateway = gateway_with(upload_bytes=1000)
+    with open_socket(gateway) as client:
+        client.sendall(head(gateway, gateway.key, 1 << 40))
+        assert client.recv(4096).startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_body_without_length_ends_at_the_limit(gateway_with: Callable[..., Gateway]) -> None:
+    gateway = gateway_with(upload_bytes=1000)
+
+    def endless() -> Iterable[bytes]:
+        yield b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.ts"\r\n\r\n'
+        for _ in range(40):
+            yield bytes(1 << 20)
+
+    headers = {**gateway.bearer, "Content-Type": "multipart/form-data; boundary=b"}
+    try:
+        answer = gateway.ask("POST", "/v1/videos", data=endless(), headers=headers)
+        assert answer.status_code == 413
+    except requests.ConnectionError:
+        pass  # it hung up on us, which is just as clear
+    wait_until(lambda: not leftovers(gateway), "nothing to be left")
+
+
+def test_a_client_that_goes_away_leaves_nothing(gateway: Gateway) -> None:
+    for sent in (100, 1 << 20, 20 << 20):
+        with open_socket(gateway) as client:
+            client.sendall(head(gateway, gateway.key, 1 << 30))
+            client.sendall(b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.ts"\r\n\r\n' + bytes(sent))
+            wait_until(lambda sent=sent: sent < 20 << 20 or leftovers(gateway), "the first part")
+        wait_until(lambda: not leftovers(gateway), "nothing to be left")
+    assert gateway.world.store.videos() == ()
+    assert post(gateway, as_files(FILES)).status_code == 202
+
+
+def test_a_client_that_falls_silent_is_cut_off(gateway_with: Callable[..., Gateway]) -> None:
+    gateway = gateway_with(body_silence_seconds=0.3)
+    with open_socket(gateway) as client:
+        client.sendall(head(gateway, gateway.key, 1 << 20) + b"--b\r\n")
+        assert client.recv(4096).startswith(b"HTTP/1.1 408 ")
+    assert leftovers(gateway) == set()
+
+
+def test_a_head_that_never_ends_is_cut_off_and_others_are_served(gateway_with: Callable[..., Gateway]) -> None:
+    gateway = gateway_with(head_seconds=1)
+    with open_socket(gateway) as endless, open_socket(gateway) as slow:
+        slow.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
+        with pytest.raises(OSError):
+            endless.sendall(b"GET / HTTP/1.1\r\n")
+            for _ in range(3000):
+                endless.sendall(b"X-Filler: " + b"x" * 1000 + b"\r\n")
+        assert gateway.get("/healthz").status_code == 200
+        slow.settimeout(15)
+        assert slow.recv(100) == b""
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "status"),
+    [
+        ("application/json", b"{}", 415),
+        ("multipart/form-data", b"--b--", 415),
+        ("multipart/form-data; boundary=b", b"nonsense", 400),
+        ("multipart/form-data; boundary=b", b"--b--\r\n", 400),
+        ("multipart/form-data; boundary=b", b"", 400),
+        ("multipart/form-data; boundary=b", b"--b\r\n" + b"X: y\r\n" * 100, 400),
+        ("multipart/form-data; boundary=b", b"--b\r\nX: " + b"y" * 100_000, 400),
+        ("multipart/form-data; boundary=b", b'--b\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\nx', 400),
+        ("multipart/form-data; boundary=b", b'--b\r\nContent-Disposition: form-data; name="\xff"\r\n\r\nx\r\n--b--', 400),
+        ("multipart/form-data; boundary=" + "b" * 200, b"x", 415),
+    ],
+)
+def test_a_body_that_is_no_form_gets_a_clear_4xx(gateway: Gateway, kind: str, content: bytes, status: int) -> None:
+    answer = gateway.ask("POST", "/v1/videos", data=content, headers={**gateway.bearer, "Content-Type": kind})
+    assert answer.status_code == status, answer.text
+    assert answer.json()["status"] == status
+    assert leftovers(gateway) == set()
+
+
+def test_metadata_that_is_too_large_is_refused_while_it_comes(gateway: Gateway) -> None:
+    answer = post(gateway, [("metadata", (None, "x" * 1_000_000)), *as_files(FILES)])
+    assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+
+
+def test_an_upload_while_another_run_holds_the_video_waits_for_it(gateway: Gateway) -> None:
+    """The second package must neither be refused nor overtake: it is staged once the video is free."""
+    first = gateway.world.drop("film", package("first"))
+    lease = gateway.world.store.take_lease(first, "path:run", first.created_at, 3600)
+    gateway.world.store.renew(lease, first.created_at, 7200)
+    answers: list[requests.Response] = []
+    sender = threading.Thread(target=lambda: answers.append(post(gateway, as_files(FILES), "?video_id=film")))
+    sender.start()
+    time.sleep(0.7)
+    assert answers == []
+    gateway.world.store.release(lease)
+    sender.join(20)
+    assert answers[0].status_code == 202
+
+
+# ---- bare connections ---------------------------------------------------------------------------------------------
+
+
+def head(gateway: Gateway, key: str, length: int) -> bytes:
+    return (
+        f"POST /v1/videos HTTP/1.1\r\nHost: {urlsplit(gateway.url).netloc}\r\nAuthorization: Bearer {key}\r\n"
+        f"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: {length}\r\n\r\n"
+    ).encode()
+
+
+def open_socket(gateway: Gateway) -> socket.socket:
+    parts = urlsplit(gateway.url)
+    return socket.create_connection((parts.hostname, parts.port), timeout=20)
+
+
+class StuckUpload:
+    """An upload that has begun and does not go on."""
+
+    def __init__(self, gateway: Gateway, key: str) -> None:
+        self._gateway, self._socket = gateway, open_socket(gateway)
+        self._socket.sendall(head(gateway, key, 1 << 20) + b"--b\r\n")
+        time.sleep(0.3)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()

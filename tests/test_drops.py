@@ -1,0 +1,124 @@
+"""The inbox over real S3: what is taken up, what waits, what is refused, and what is deleted from it."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+
+import pytest
+
+from hls_pipeline import clock, drops
+from hls_pipeline.errors import DropChanged, Outage
+from hls_pipeline.uploads import State
+from tests.services import INBOX, World, free_ports, package
+
+FILES = {"master.m3u8": b"#EXTM3U\n", "v/s0.ts": b"0123456789", "empty.vtt": b""}
+
+
+def test_each_folder_becomes_an_upload_of_its_own(world: World) -> None:
+    for video_id in ("a", "a-b", "ab", "a_b", "A"):
+        world.put(video_id, FILES)
+        world.mark(video_id)
+    arrived, waiting = world.receive()
+    assert sorted(upload.video_id for upload in arrived) == ["A", "a", "a-b", "a_b", "ab"]
+    assert waiting == []
+    for upload in arrived:
+        assert sorted(upload.drop.path(item) for item in upload.drop.objects) == sorted(FILES)
+
+
+def test_an_empty_inbox_gives_nothing(world: World) -> None:
+    assert world.receive() == ([], [])
+
+
+def test_what_was_taken_up_waits_with_a_reason(world: World) -> None:
+    upload = world.drop("v", FILES)
+    assert world.receive() == ([], [f"v: upload {upload.upload_id} of this video is in work"])
+
+
+def test_a_folder_that_is_still_written_to_waits(world: World) -> None:
+    slow = world.having(inbox_quiet_seconds=30.0)
+    slow.put("v", FILES)
+    assert slow.receive() == ([], ["v: still being written"])
+    arrived, _ = slow.receive(clock.now() + timedelta(seconds=32))
+    assert [upload.drop.ready for upload in arrived] == [None]
+
+
+@pytest.mark.parametrize("name", ["bad name", "_hidden", "ü", "x" * 65, "a.b"])
+def test_a_folder_whose_name_is_no_video_id_is_refused_with_a_report(world: World, name: str) -> None:
+    world.put(name, FILES)
+    world.mark(name)
+    assert world.receive()[0] == []
+    report = json.loads(world.objects.read_all(INBOX, f"{name}/_REJECTED.json"))
+    assert not report["accepted"]
+    assert [error["code"] for error in report["errors"]] == ["PKG_PATH_UNSAFE"]
+    before = list(world.objects.listing(INBOX))
+    assert world.receive()[0] == []
+    assert list(world.objects.listing(INBOX)) == before
+
+
+def test_files_outside_any_folder_are_left_alone(world: World) -> None:
+    world.objects.put(INBOX, "stray.ts", b"x", "video/mp2t")
+    assert world.receive() == ([], [])
+    assert world.inbox() == {"stray.ts"}
+
+
+def test_a_frozen_drop_is_read_as_it_was(world: World) -> None:
+    source = drops.DropSource(world.objects, world.drop("v", FILES).drop)
+    assert source.sizes() == {path: len(data) for path, data in FILES.items()}
+    assert {path: b"".join(source.read(path)) for path in FILES} == FILES
+    assert b"".join(source.read("v/s0.ts", limit=3)) == b"012"
+
+
+@pytest.mark.parametrize("change", ["replaced", "deleted"])
+def test_a_drop_that_was_written_to_is_not_read(world: World, change: str) -> None:
+    source = drops.DropSource(world.objects, world.drop("v", FILES).drop)
+    if change == "replaced":
+        world.put("v", {"v/s0.ts": b"9876543210"})
+    else:
+        world.objects.delete(INBOX, [("v/v/s0.ts", source.by_path["v/s0.ts"].etag, None)])
+    with pytest.raises(DropChanged, match="video v: its inbox folder was written to"):
+        list(source.read("v/s0.ts"))
+    assert b"".join(source.read("master.m3u8")) == FILES["master.m3u8"]
+
+
+def test_taking_out_leaves_an_empty_folder(world: World) -> None:
+    drop = world.drop("v", FILES).drop
+    world.put("v", {"_REJECTED.json": b"{}"})
+    world.put("w", FILES)
+    drops.take_out(world.objects, drop)
+    drops.take_out(world.objects, drop)
+    assert world.inbox() == {f"w/{path}" for path in FILES}
+
+
+def test_taking_out_leaves_what_came_later(world: World) -> None:
+    """The mark too: S3 has whole seconds, and the new one belongs to the creator's next drop."""
+    drop = world.drop("v", FILES).drop
+    world.put("v", {"v/s0.ts": b"changed", "new.ts": b"new"})
+    drops.take_out(world.objects, drop)
+    assert world.inbox() == {"v/v/s0.ts", "v/new.ts"}
+
+
+def test_a_refusal_keeps_the_creators_files(world: World) -> None:
+    world.drop("v", FILES)
+    drops.refuse(world.objects, INBOX, "v", {"accepted": False, "errors": [{"message": "ü 🌌"}]})
+    assert world.inbox() == {f"v/{path}" for path in FILES} | {"v/_READY", "v/_REJECTED.json"}
+    assert json.loads(world.objects.read_all(INBOX, "v/_REJECTED.json"))["errors"] == [{"message": "ü 🌌"}]
+
+
+def test_a_corrected_package_is_taken_up_once_it_is_marked_again(world: World) -> None:
+    broken = {**package("corrected"), "v/index.m3u8": b"no playlist"}
+    refused = world.step("stage", world.drop("v", broken))
+    assert refused.state is State.REJECTED
+    assert world.receive()[0] == []
+    later = clock.now() + timedelta(minutes=1)
+    world.put("v", {"v/index.m3u8": package("corrected")["v/index.m3u8"]})
+    assert "v: refused; write _READY again once it is corrected" in world.receive(later)[1]
+    world.mark("v")
+    assert world.walk(world.take_up()).state is State.PUBLISHED
+    assert world.inbox() == set()
+
+
+def test_an_inbox_that_cannot_be_looked_at_is_an_outage_and_not_an_empty_inbox(world: World) -> None:
+    (port,) = free_ports(1)
+    with pytest.raises(Outage):
+        world.having(s3_endpoint=f"http://127.0.0.1:{port}").receive()
