@@ -32,6 +32,7 @@ app.command("versions")(videos.versions)
 app.command("retry")(videos.retry)
 app.command("doctor")(doctor.doctor)
 app.command("ui")(roles.ui)
+app.command("code-server")(roles.code_server)
 app.command("daemon")(roles.daemon)
 app.command("ipfs-node")(roles.ipfs_node)
 

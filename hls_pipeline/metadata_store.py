@@ -9,7 +9,7 @@ belong in `uploads.py` and `steps.py`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
@@ -19,11 +19,12 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from hls_pipeline import clock, documents, tables
+from hls_pipeline import claims, clock, keys, tables, versions
 from hls_pipeline.errors import Conflict, LeaseLost, NotFound, Outage
-from hls_pipeline.uploads import IN_WORK, Drop, State, Upload, check_move
+from hls_pipeline.uploads import IN_WORK, MOVES, Drop, State, Upload, check_move
+from hls_pipeline.versions import Version as Version
 
-_Row = TypeVar("_Row", "InventoryFile", "TempObject", "Version")
+_Row = TypeVar("_Row", "InventoryFile", "TempObject")
 
 PATH = "path:"
 """Start of a lease holder's name that walks the whole path; cut off, it is started again."""
@@ -79,21 +80,6 @@ class TempObject:
     due_at: datetime | None = None
 
 
-@dataclass(frozen=True)
-class Version:
-    video_id: str
-    n: int
-    revision: int
-    document: str  # canonical JSON
-    document_sha256: str
-    previous_hash: str | None
-    hash: str
-    actor: str
-    reason: str
-    run_id: str | None
-    time: datetime
-
-
 def migrate(database_url: str) -> None:
     """Brings the database to the newest schema; safe to call at every start."""
     from alembic import command
@@ -129,6 +115,7 @@ class MetadataStore:
             given_way = sa.select(tables.upload.c.upload_id).where(
                 tables.upload.c.video_id == drop.video_id,
                 tables.upload.c.state == State.RECEIVED,
+                tables.upload.c.revision.is_(None),
                 tables.upload.c.report.is_not(None),
             )
             for upload_id in db.execute(given_way).scalars().all():
@@ -308,15 +295,14 @@ class MetadataStore:
         """Ends every lease and gives its try back; for a stack on one machine that starts after it was killed."""
         lease, upload = tables.video_lease, tables.upload
         held = sa.select(lease.c.upload_id).where(lease.c.holder.is_not(None))
+        complete = upload.c.report.is_(None) | upload.c.revision.is_not(None)
         with self._write() as db:
             db.execute(
                 sa.update(upload)
                 .where(upload.c.upload_id.in_(held), upload.c.attempts > 0)
                 .values(attempts=upload.c.attempts - 1)
             )
-            db.execute(
-                sa.update(upload).where(upload.c.state.in_(IN_WORK), upload.c.report.is_(None)).values(not_before=None)
-            )
+            db.execute(sa.update(upload).where(upload.c.state.in_(IN_WORK), complete).values(not_before=None))
             return db.execute(
                 sa.update(lease)
                 .where(lease.c.holder.is_not(None))
@@ -428,22 +414,18 @@ class MetadataStore:
         with self._write(lease) as db:
             revision = _get_upload(db, lease.upload_id).revision
             assert revision is not None
-            version = _add_version(db, lease.video_id, revision, document, **about)
-            video = _get_video(db, lease.video_id)
-            if video.current_revision is None:
-                _set_video(db, lease.video_id, current_version=version.n)
+            shown = _get_video(db, lease.video_id).current_revision is None
+            version = versions.add(db, lease.video_id, revision, document, shown=shown, **about)
             _move(db, lease.upload_id, State.STAGED, version.time, lease.run_id, error=None)
             return version
 
     # ---- publish ----------------------------------------------------------------------------------------------
 
     def claim(self, lease: Lease, root: str) -> None:
-        """This upload needs `root`; said before looking for the pin, so that nobody unpins it meanwhile."""
-        table = tables.claim
+        """This upload needs `root`; said before looking for the pin, so that nobody unpins it meanwhile. Raises Outage
+        while somebody does."""
         with self._write(lease) as db:
-            known = {"root": root, "upload_id": lease.upload_id}
-            if not db.execute(sa.select(table).filter_by(**known)).first():
-                db.execute(sa.insert(table).values(**known))
+            claims.add(db, root, lease.upload_id, clock.now())
 
     def add_receipts(self, lease: Lease, kind: str, contents: Iterable[Mapping[str, Any]], now: datetime) -> None:
         with self._write(lease) as db:
@@ -475,16 +457,25 @@ class MetadataStore:
     # ---- finalize and clean-up --------------------------------------------------------------------------------
 
     def finalize(self, lease: Lease, document: Mapping[str, Any], due_at: datetime, **about: Any) -> Version:
-        """One transaction: the final document is the current version, the upload is published, its S3 objects are
-        due at `due_at`, and so are those of revisions it overtook. Of two revisions the higher one is current."""
+        """One transaction: the final document is a version, the upload is published, its S3 objects are due at
+        `due_at`; it is current unless a higher revision is. Revisions it overtook are superseded. Said again, nothing
+        changes."""
         with self._write(lease) as db:
             upload = _get_upload(db, lease.upload_id)
             assert upload.revision is not None
-            version = _add_version(db, lease.video_id, upload.revision, document, **about)
+            if upload.state in (State.PUBLISHED, State.CLEARED):
+                done = versions.newest_of_revision(db, lease.video_id, upload.revision)
+                assert done is not None
+                return done
+            shown = upload.revision >= (_get_video(db, lease.video_id).current_revision or 0)
+            version = versions.add(db, lease.video_id, upload.revision, document, shown=shown, **about)
             _move(db, lease.upload_id, State.PUBLISHED, version.time, lease.run_id, error=None, attempts=0)
-            if upload.revision >= (_get_video(db, lease.video_id).current_revision or 0):
-                _set_video(db, lease.video_id, current_version=version.n, current_revision=upload.revision)
+            if shown:
+                _set_video(db, lease.video_id, current_revision=upload.revision)
             _mark_due(db, lease.upload_id, due_at)
+            for upload_id in _overtaken(db, upload):
+                _move(db, upload_id, State.SUPERSEDED, version.time, lease.run_id, error="a newer revision is ready")
+                _mark_due(db, upload_id, version.time)
             return version
 
     def newest_ready_revision(self, video_id: str) -> int:
@@ -500,14 +491,11 @@ class MetadataStore:
             lease.c.holder.is_not(None),
             lease.c.expires_at > now,
         )
-        is_due = sa.exists().where(
-            tables.temp_storage.c.upload_id == tables.upload.c.upload_id, tables.temp_storage.c.due_at <= now
-        )
+        is_due = sa.select(tables.temp_storage.c.upload_id).where(tables.temp_storage.c.due_at <= now)
         query = (
             _uploads()
             .where(
-                tables.upload.c.state.in_((State.PUBLISHED, State.SUPERSEDED, State.WITHDRAWN)),
-                is_due,
+                tables.upload.c.upload_id.in_(is_due),
                 ~held,
                 tables.upload.c.not_before.is_(None) | (tables.upload.c.not_before <= now),
             )
@@ -527,29 +515,93 @@ class MetadataStore:
         """The objects are gone: their rows go too, and the receipt stays."""
         with self._write(lease) as db:
             _add_receipts(db, lease, "deletion", [receipt], now)
+            if cids:
+                gone = tables.temp_storage.c.cid == sa.bindparam("gone")
+                db.execute(sa.delete(tables.temp_storage).where(gone), [{"gone": cid} for cid in cids])
+
+    def objects_stay(self, lease: Lease, cids: Iterable[str], until: datetime | None) -> None:
+        """The objects are not to be removed before `until`; None: not until somebody says so."""
+        with self._write(lease) as db:
             for cid in cids:
-                db.execute(sa.delete(tables.temp_storage).where(tables.temp_storage.c.cid == cid))
+                db.execute(sa.update(tables.temp_storage).filter_by(cid=cid).values(due_at=until))
+
+    def objects_due(self, lease: Lease, now: datetime) -> None:
+        """Everything the upload has in S3 is due for removal."""
+        with self._write(lease) as db:
+            _mark_due(db, lease.upload_id, now)
 
     def cleared(self, lease: Lease, now: datetime) -> None:
         with self._write(lease) as db:
             if _get_upload(db, lease.upload_id).state is State.PUBLISHED:
                 _move(db, lease.upload_id, State.CLEARED, now, lease.run_id, error=None)
 
+    # ---- withdraw ---------------------------------------------------------------------------------------------
+
+    def withdraw(
+        self, video_id: str, document: Callable[[int], Mapping[str, Any]], media: str, **about: Any
+    ) -> tuple[Version, tuple[Upload, ...]]:
+        """One transaction: `document(revision)` is the current version, no arrival of the video goes any further, and
+        what they have in the bucket `media` or in the inbox is due for removal. Whoever holds the video loses it.
+        Answers that version and the uploads of which something is left; said again, only what is left changes.
+
+        Raises NotFound for an unknown video, Conflict when none of its packages was ever accepted.
+        """
+        with self._write() as db:
+            _lock_video(db, video_id)
+            current = versions.get(db, video_id, _get_video(db, video_id).current_version)
+            arrivals = _uploads().where(tables.upload.c.video_id == video_id).order_by(tables.upload.c.created_at)
+            found = [_upload(row) for row in db.execute(arrivals)]
+            going = [upload for upload in found if State.WITHDRAWN in MOVES[upload.state]]
+            if going:
+                revision = current.revision if current else 0
+                current = versions.add(db, video_id, revision, document(revision), shown=True, **about)
+                _set_video(db, video_id, current_revision=None, mirrored_version=current.n)
+                _take_away_lease(db, video_id)
+                for upload in going:
+                    _add_left_over(db, upload, media)
+                    _mark_due(db, upload.upload_id, current.time)
+                    _move(db, upload.upload_id, State.WITHDRAWN, current.time, about["run_id"], error=None)
+            elif current is None or all(upload.state is not State.WITHDRAWN for upload in found):
+                raise Conflict(f"video {video_id}: no package of it was ever accepted, so there is nothing to withdraw")
+            left = sa.select(tables.temp_storage.c.upload_id).where(tables.temp_storage.c.due_at.is_not(None))
+            unfinished = arrivals.where(tables.upload.c.state == State.WITHDRAWN, tables.upload.c.upload_id.in_(left))
+            return current, tuple(_upload(row) for row in db.execute(unfinished))
+
+    def claims(self, upload_id: str) -> tuple[str, ...]:
+        """The roots that an upload still claims."""
+        with self._read() as db:
+            return claims.of(db, upload_id)
+
+    def release_claim(self, lease: Lease, root: str) -> bool:
+        """Whether `root` is to be unpinned, since nobody else needs it; `unpinned` then says that it is."""
+        with self._write(lease) as db:
+            return claims.release(db, root, lease.upload_id, clock.now())
+
+    def unpinned(self, lease: Lease, root: str) -> None:
+        with self._write(lease) as db:
+            claims.remove(db, root, lease.upload_id)
+
     # ---- documents --------------------------------------------------------------------------------------------
 
     def versions(self, video_id: str) -> tuple[Version, ...]:
         """All versions of a video, oldest first. Raises NotFound for an unknown video."""
-        query = sa.select(tables.version).filter_by(video_id=video_id).order_by(tables.version.c.n)
         with self._read() as db:
             _get_video(db, video_id)
-            return tuple(_build(Version, row) for row in db.execute(query))
+            return versions.of(db, video_id)
 
     def current(self, video_id: str) -> Version | None:
         """The version readers get, None before the first. Raises NotFound for an unknown video."""
         with self._read() as db:
-            n = _get_video(db, video_id).current_version
-            row = db.execute(sa.select(tables.version).filter_by(video_id=video_id, n=n)).first()
-        return _build(Version, row) if row else None
+            return versions.get(db, video_id, _get_video(db, video_id).current_version)
+
+    def as_of(self, video_id: str, moment: datetime) -> Version:
+        """The version readers got at `moment`. Raises NotFound for an unknown video, or before its first document."""
+        with self._read() as db:
+            _get_video(db, video_id)
+            found = versions.as_of(db, video_id, moment)
+        if found is None:
+            raise NotFound(f"video {video_id}: had no document at {clock.text(moment)}")
+        return found
 
     def unmirrored(self, video_id: str) -> Version | None:
         """The current version, if S3 does not have it yet."""
@@ -713,45 +765,37 @@ def _add_receipts(
         db.execute(sa.insert(tables.receipt).values(content=dict(content), **values))
 
 
-def _add_version(
-    db: sa.Connection,
-    video_id: str,
-    revision: int,
-    document: Mapping[str, Any],
-    *,
-    actor: str,
-    reason: str,
-    run_id: str | None,
-    now: datetime,
-) -> Version:
-    last = db.execute(
-        sa.select(tables.version).filter_by(video_id=video_id).order_by(tables.version.c.n.desc()).limit(1)
-    ).first()
-    now = clock.parse(clock.text(now))  # what the hash covers is what is stored: milliseconds
-    n = (last.n if last else 0) + 1
-    text = documents.canonical(document)
-    link: dict[str, Any] = {
-        "n": n,
-        "video_id": video_id,
-        "document_sha256": documents.sha256(text),
-        "previous_hash": last.hash if last else None,
-        "actor": actor,
-        "reason": reason,
-        "run_id": run_id,
-    }
-    version = Version(
-        **link,
-        revision=revision,
-        document=text,
-        hash=documents.chain_hash(**link, time=clock.text(now)),
-        time=now,
+def _overtaken(db: sa.Connection, ready: Upload) -> Sequence[str]:
+    """Lower revisions of the video that are still on their way, or failed on it."""
+    query = sa.select(tables.upload.c.upload_id).where(
+        tables.upload.c.video_id == ready.video_id,
+        tables.upload.c.revision < ready.revision,
+        tables.upload.c.state.in_({*IN_WORK, State.FAILED}),
     )
-    db.execute(sa.insert(tables.version).values(**_values(version)))
-    _set_video(db, video_id, versions=n)
-    return version
+    return db.execute(query).scalars().all()
+
+
+def _add_left_over(db: sa.Connection, upload: Upload, media: str) -> None:
+    """Rows for what a withdrawn upload may have in S3 without one: its drop in the inbox, and the folder of its
+    revision, which stands for everything in it and leaves last."""
+    left = []
+    if State.RECEIVED in (upload.state, upload.failed_in):
+        bucket = upload.drop.bucket
+        left = [TempObject(keys.s3_uri(bucket, item.key), item.size, None, item.etag) for item in upload.drop.objects]
+        older = [item.cid for item in left]  # an earlier drop into the same folder that was never taken out either
+        db.execute(sa.delete(tables.temp_storage).where(tables.temp_storage.c.cid.in_(older)))
+    if upload.revision is not None:
+        left.append(TempObject(keys.s3_uri(media, keys.revision(upload.video_id, upload.revision)), 0, None))
+    _add_objects(db, upload.upload_id, left)
+
+
+def _take_away_lease(db: sa.Connection, video_id: str) -> None:
+    lease = tables.video_lease
+    db.execute(sa.update(lease).filter_by(video_id=video_id).values(fence=lease.c.fence + 1, holder=None))
 
 
 def _check_fence(db: sa.Connection, lease: Lease) -> None:
+    _lock_video(db, lease.video_id)  # always the video before its lease, or two transactions wait for each other
     table = tables.video_lease
     row = db.execute(sa.select(table).filter_by(video_id=lease.video_id).with_for_update()).first()
     if row is None or row.fence != lease.fence or row.holder != lease.holder:

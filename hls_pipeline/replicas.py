@@ -71,15 +71,17 @@ def publish(kubo: Kubo, revision: Revision, expected: Extent, *, streams: int) -
     try:
         return confirm(kubo, root, expected, clock.now())
     except ProofMissing:
-        _send(kubo, revision, streams)  # pinned, but something is gone: refill under the pin, which stays as it is
+        # Pinned, but something is gone or damaged: refill under the pin, which stays as it is.
+        _send(kubo, revision, streams, reading=True)
         return confirm(kubo, root, expected, clock.now())
 
 
-def _send(kubo: Kubo, revision: Revision, streams: int) -> None:
-    """Files first, in several streams, then the directories that name them."""
+def _send(kubo: Kubo, revision: Revision, streams: int, *, reading: bool = False) -> None:
+    """Files first, in several streams, then the directories that name them. `reading`: a file counts as being there
+    only if the node can read it from its disk."""
     distinct = {file.cid: file for file in revision.files}.values()
     with ThreadPoolExecutor(max_workers=streams, thread_name_prefix="import") as pool:
-        held = pool.map(lambda file: _holds(kubo, file), distinct)
+        held = pool.map(lambda file: _holds(kubo, file, reading), distinct)
         missing = [file for file, there in zip(distinct, held, strict=True) if not there]
         shares = [share for share in _shares(missing, streams) if share]
         for done in [pool.submit(kubo.import_blocks, revision.blocks(share)) for share in shares]:
@@ -87,13 +89,13 @@ def _send(kubo: Kubo, revision: Revision, streams: int) -> None:
     kubo.import_blocks(revision.directory.blocks)
 
 
-def _holds(kubo: Kubo, file: InventoryFile) -> bool:
+def _holds(kubo: Kubo, file: InventoryFile, reading: bool) -> bool:
     """Whether the node has all of a file already: from an earlier try, or from another revision."""
     cid = node(file).cid
     if not kubo.has(cid):
         return False
     try:
-        return file.dag_blocks == 1 or kubo.dag_stat(cid, file.dag_size).blocks > 0
+        return (file.dag_blocks == 1 and not reading) or kubo.dag_stat(cid, file.dag_size).blocks > 0
     except ProofMissing:
         return False
 

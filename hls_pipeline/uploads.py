@@ -161,7 +161,7 @@ class Upload:
     @property
     def incomplete(self) -> bool:
         """Whether a folder that nobody marked ready was found to miss files, and may yet get them."""
-        return self.state is State.RECEIVED and self.report is not None
+        return self.state is State.RECEIVED and self.revision is None and self.report is not None
 
 
 # ---- when a folder becomes an upload --------------------------------------------------------------------------

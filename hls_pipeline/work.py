@@ -25,8 +25,9 @@ log = logging.getLogger(__name__)
 def holding(
     upload: Upload, holder: str, store: MetadataStore, settings: Settings, *, last: bool = False
 ) -> Iterator[Lease]:
-    """Holds the video for `holder` while the block runs; `last` gives it free afterwards, otherwise the same holder
-    goes on with its next step. Raises LeaseLost when another holder has it, and whatever the block raises."""
+    """Holds the video for `holder` while the block runs, and gives it free afterwards if this was its `last` step or
+    the upload goes no further; otherwise the same holder goes on with its next step. Raises LeaseLost when another
+    holder has it, and whatever the block raises."""
     lease = store.take_lease(upload, holder, clock.now(), settings.lease_seconds)
     try:
         with _renewing(lease, store, settings.lease_seconds):
@@ -41,7 +42,8 @@ def holding(
         _put_off(lease, error, store, settings)
         store.release(lease)
         raise
-    if last:
+    reached = store.upload(upload.upload_id)
+    if last or reached.incomplete or reached.state not in IN_WORK:
         store.release(lease)
 
 

@@ -232,20 +232,20 @@ def ts(seed: str, packets: int = 5) -> bytes:
     return b"".join(b"\x47" + filling[187 * n : 187 * (n + 1)] for n in range(packets))
 
 
-def media_playlist(*segments: str) -> bytes:
-    lines = ["#EXTM3U", "#EXT-X-VERSION:3", "#EXT-X-TARGETDURATION:6"]
+def media_playlist(*segments: str, comment: str = "") -> bytes:
+    lines = ["#EXTM3U", f"# {comment}", "#EXT-X-VERSION:3", "#EXT-X-TARGETDURATION:6"]
     for segment in segments:
         lines += ["#EXTINF:6.0,", segment]
     return "\n".join([*lines, "#EXT-X-ENDLIST", ""]).encode()
 
 
 def package(seed: str, segments: int = 3) -> dict[str, bytes]:
-    """A master, a rendition `v` with segments that only this seed has, and metadata."""
+    """A master, a rendition `v`, and metadata; every file has bytes that only this seed has."""
     names = [f"s{n}.ts" for n in range(segments)]
-    master = '#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1000,CODECS="avc1.4d400c"\nv/index.m3u8\n'
+    master = f'#EXTM3U\n# {seed}\n#EXT-X-STREAM-INF:BANDWIDTH=1000,CODECS="avc1.4d400c"\nv/index.m3u8\n'
     return {
         "master.m3u8": master.encode(),
-        "v/index.m3u8": media_playlist(*names),
+        "v/index.m3u8": media_playlist(*names, comment=seed),
         **{f"v/{name}": ts(f"{seed} {name}") for name in names},
         "metadata.json": b'{"title": "' + seed.encode() + b'"}',
     }

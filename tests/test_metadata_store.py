@@ -172,6 +172,13 @@ def test_a_new_drop_takes_the_place_of_an_incomplete_one(store: MetadataStore) -
     assert [upload.state for upload in store.uploads_of("v")] == [State.SUPERSEDED, State.RECEIVED]
 
 
+def test_a_new_drop_leaves_an_accepted_one_alone(store: MetadataStore) -> None:
+    first = received(store)
+    accepted(store, held(store, first), report={"warnings": []})
+    received(store, number=2)
+    assert store.upload(first.upload_id).state is State.RECEIVED
+
+
 def test_uploads_come_back_as_they_went_in(store: MetadataStore) -> None:
     upload = received(store)
     assert upload.drop == drop()
@@ -486,15 +493,19 @@ def test_a_cut_off_clean_up_is_not_taken_for_a_cut_off_path(store: MetadataStore
 
 
 def test_after_a_restart_everything_is_free_at_once_and_no_try_is_lost(store: MetadataStore) -> None:
-    first, second = received(store, "a"), received(store, "b", 2)
+    first, second, third = received(store, "a"), received(store, "b", 2), received(store, "c", 3)
     store.request_run(first.upload_id, NOON)
     dead = held(store, first)
     lease = held(store, second)
     store.postpone(lease, "IPFS is down", after(10_000), uses_attempt=True)
     store.release(lease)
+    lease = held(store, third)
+    staged(store, lease)
+    store.postpone(lease, "IPFS is down", after(10_000), uses_attempt=True)
+    store.release(lease)
     assert store.release_all() == 1
-    assert ready(store, 5) == ["a", "b"]
-    assert [store.upload(u.upload_id).attempts for u in (first, second)] == [0, 1]
+    assert ready(store, 5) == ["a", "b", "c"]
+    assert [store.upload(u.upload_id).attempts for u in (first, second, third)] == [0, 1, 1]
     alive = held(store, first, "new", at=5)
     assert alive.fence > dead.fence
     with pytest.raises(LeaseLost):

@@ -231,6 +231,12 @@ def test_an_incomplete_folder_that_was_completed_starts_again_once_quiet() -> No
     assert len(frozen(completed, latest=incomplete).objects) == 2
 
 
+def test_an_accepted_upload_has_a_report_too_and_is_not_incomplete() -> None:
+    accepted = upload(MARKED, report={"errors": [], "warnings": []}, revision=1)
+    assert not accepted.incomplete
+    assert "in work" in waits(folder(PLAYLIST, SEGMENT, thing("_READY", at=100)), latest=accepted)
+
+
 def test_marking_an_incomplete_folder_ready_starts_it_at_once() -> None:
     incomplete = upload(folder(PLAYLIST), report={"errors": []})
     frozen(folder(PLAYLIST, thing("_READY", at=100)), now=NOON + timedelta(seconds=100), latest=incomplete)

@@ -30,6 +30,19 @@ def ui(
     web.run(workspace.absolute(), host, port, allow_host or ())
 
 
+def code_server(
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; whoever reaches it can run code.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 4000,
+    location: Annotated[str, typer.Option(help="Part of every run key's identity: never change it.")] = "hls_pipeline",
+) -> None:
+    """Serve the definitions to Dagster and start runs from warm processes. Needs DAGSTER_HOME."""
+    from hls_pipeline.queue import code_server as role
+
+    role.run(host, port, location)
+
+
 def daemon(workspace: WorkspaceOption = Path("workspace.yaml")) -> None:
     """Run the Dagster daemon: it watches the inbox and starts the runs. Exactly one. Needs DAGSTER_HOME."""
     from hls_pipeline.queue import daemon as role

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from hls_pipeline.gateway import health, intake, play, problems, videos
+from hls_pipeline.gateway import events, health, intake, pages, play, problems, sessions, videos
 from hls_pipeline.gateway.config import GatewaySettings
 from hls_pipeline.gateway.frame import Frame
 from hls_pipeline.gateway.services import connect
@@ -33,8 +33,9 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     )
     app.state.services = services
     problems.install(app)
-    for router in (health.router, intake.router, play.router, videos.router):
+    for router in (health.router, intake.router, play.router, events.router, videos.router, sessions.router):
         app.include_router(router)
+    pages.install(app)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=["*"],

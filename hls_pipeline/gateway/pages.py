@@ -258,7 +258,7 @@ def _links(
         yield "S3 manifest", str(document["s3_manifest"]), False
 
 
-# ---- how it is written ------------------------------------------------------------------------------------------------
+# ---- how it is written ----------------------------------------------------------------------------------------------
 
 
 def size(count: int | None) -> str:
@@ -267,7 +267,13 @@ def size(count: int | None) -> str:
     value, units = float(count), ["bytes", "kB", "MB", "GB", "TB"]
     while value >= 1000 and len(units) > 1:
         value, units = value / 1000, units[1:]
-    return f"{count} bytes" if units[0] == "bytes" else f"{value:.3g} {units[0]}" if value < 100 else f"{value:.0f} {units[0]}"
+    return (
+        f"{count} bytes"
+        if units[0] == "bytes"
+        else f"{value:.3g} {units[0]}"
+        if value < 100
+        else f"{value:.0f} {units[0]}"
+    )
 
 
 def duration(seconds: float) -> str:

@@ -15,6 +15,7 @@ from fastapi import Depends, Request
 from hls_pipeline import metadata_store, replicas
 from hls_pipeline.errors import UsageError
 from hls_pipeline.gateway.config import GatewaySettings
+from hls_pipeline.gateway.followers import Followers
 from hls_pipeline.gateway.limits import Limits
 from hls_pipeline.gateway.metrics import Metrics
 from hls_pipeline.gateway.playlists import PlaylistCache
@@ -37,6 +38,7 @@ class Services:
     limits: Limits
     metrics: Metrics
     playlists: PlaylistCache
+    followers: Followers
     buffers: asyncio.Semaphore
     """One for each buffer that may be on its way to S3; together they bound the memory of all uploads."""
     staging: anyio.CapacityLimiter
@@ -60,6 +62,7 @@ def connect(settings: GatewaySettings) -> Services:
         Limits(settings),
         Metrics(),
         PlaylistCache(),
+        Followers(),
         asyncio.Semaphore(_BUFFERS),
         anyio.CapacityLimiter(_STAGED_AT_ONCE),
     )

@@ -57,7 +57,7 @@ def video(
     _: Reader,
     as_of: Annotated[datetime | None, Query(description="RFC 3339; the document readers got at that time")] = None,
 ) -> Response:
-    _check_id(video_id)
+    check_id(video_id)
     if as_of is not None:
         return _answer(request, json.loads(_as_of(services.store.versions(video_id), as_of).document))
     upload = latest(services, video_id)
@@ -67,7 +67,7 @@ def video(
 
 @router.get("/{video_id}/versions", summary="Every document the video ever had, with who, when and why")
 def versions(video_id: VideoId, services: ServicesDep, _: Reader) -> dict[str, Any]:
-    _check_id(video_id)
+    check_id(video_id)
     return {"video_id": video_id, "versions": [version_json(item) for item in services.store.versions(video_id)]}
 
 
@@ -75,7 +75,7 @@ def versions(video_id: VideoId, services: ServicesDep, _: Reader) -> dict[str, A
 def version(
     video_id: VideoId, n: Annotated[int, Path(ge=1, le=2**31 - 1)], services: ServicesDep, _: Reader
 ) -> dict[str, Any]:
-    _check_id(video_id)
+    check_id(video_id)
     for item in services.store.versions(video_id):
         if item.n == n:
             return version_json(item)
@@ -84,13 +84,13 @@ def version(
 
 @router.get("/{video_id}/status", summary="How far the newest arrival has come")
 def status(video_id: VideoId, request: Request, services: ServicesDep, _: Reader) -> Response:
-    _check_id(video_id)
+    check_id(video_id)
     return _answer(request, progress.about(latest(services, video_id), services.store, full=True))
 
 
 @router.get("/{video_id}/proof", summary="Which IPFS nodes proved to hold it, and what was removed from S3 on that")
 def proof(video_id: VideoId, services: ServicesDep, _: Reader) -> dict[str, Any]:
-    _check_id(video_id)
+    check_id(video_id)
     upload = services.store.current_upload(video_id) or latest(services, video_id)
     receipts = services.store.receipts(upload.upload_id)
     return {
@@ -166,6 +166,6 @@ def names_etag(header: str | None, etag: str) -> bool:
     return any(item.strip().removeprefix("W/") in (etag, "*") for item in header.split(","))
 
 
-def _check_id(video_id: str) -> None:
+def check_id(video_id: str) -> None:
     if not keys.is_video_id(video_id):
         raise NotFound("there is no such video: this is no video id")

@@ -259,12 +259,13 @@ class PlaylistReader:
         target = self._target(token, spot, uri)
         if target is None:
             return None, None
-        if policy.keys != "external":
+        if policy.keys == "external":
+            return target, policy.key_url(target) if policy.key_service_url else None
+        if not self.context.findings.is_full("KEY_IN_PACKAGE", self.context.path):
             severity: Severity = "warning" if policy.keys == "publish" else "error"
             text = f"the clear key {shown(target)} would be published: the encryption protects nothing"
             self.add("KEY_IN_PACKAGE", token, text, place, severity)
-            return target, None
-        return target, policy.key_url(target) if policy.key_service_url else None
+        return target, None
 
     def parse_byterange(self, token: Token, value: str) -> tuple[int, int | None] | None:
         """Length and offset (None: continues the range before)."""

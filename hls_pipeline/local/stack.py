@@ -115,9 +115,8 @@ class Stack:
                 name="code-server",
                 title="Dagster code server",
                 command=_python(
-                    *("dagster", "api", "grpc", "--module-name", "hls_pipeline.definitions"),
-                    *("--host", "127.0.0.1", "--port", str(self.ports["code_server"])),
-                    *("--location-name", dagster_home.LOCATION, "--use-python-environment-entry-point"),
+                    *("hls_pipeline.cli", "code-server", "--port", str(self.ports["code_server"])),
+                    *("--location", dagster_home.LOCATION),
                 ),
                 answers=lambda _: probes.listens(self.ports["code_server"]),
                 needs=tables,

@@ -68,7 +68,9 @@ def leftovers(gateway: Gateway) -> set[str]:
     ],
     ids=["files", "zip", "tar", "tar.gz"],
 )
-def test_a_package_is_answered_with_its_temporary_document_and_plays_at_once(gateway: Gateway, parts: list[Any]) -> None:
+def test_a_package_is_answered_with_its_temporary_document_and_plays_at_once(
+    gateway: Gateway, parts: list[Any]
+) -> None:
     answer = post(gateway, parts, "?video_id=film")
     assert answer.status_code == 202
     document = answer.json()
@@ -283,7 +285,9 @@ def test_a_client_that_goes_away_leaves_nothing(gateway: Gateway) -> None:
     for sent in (100, 1 << 20, 20 << 20):
         with open_socket(gateway) as client:
             client.sendall(head(gateway, gateway.key, 1 << 30))
-            client.sendall(b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.ts"\r\n\r\n' + bytes(sent))
+            client.sendall(
+                b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.ts"\r\n\r\n' + bytes(sent)
+            )
             wait_until(lambda sent=sent: sent < 20 << 20 or leftovers(gateway), "the first part")
         wait_until(lambda: not leftovers(gateway), "nothing to be left")
     assert gateway.world.store.videos() == ()
@@ -321,8 +325,16 @@ def test_a_head_that_never_ends_is_cut_off_and_others_are_served(gateway_with: C
         ("multipart/form-data; boundary=b", b"", 400),
         ("multipart/form-data; boundary=b", b"--b\r\n" + b"X: y\r\n" * 100, 400),
         ("multipart/form-data; boundary=b", b"--b\r\nX: " + b"y" * 100_000, 400),
-        ("multipart/form-data; boundary=b", b'--b\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\nx', 400),
-        ("multipart/form-data; boundary=b", b'--b\r\nContent-Disposition: form-data; name="\xff"\r\n\r\nx\r\n--b--', 400),
+        (
+            "multipart/form-data; boundary=b",
+            b'--b\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\nx',
+            400,
+        ),
+        (
+            "multipart/form-data; boundary=b",
+            b'--b\r\nContent-Disposition: form-data; name="\xff"\r\n\r\nx\r\n--b--',
+            400,
+        ),
         ("multipart/form-data; boundary=" + "b" * 200, b"x", 415),
     ],
 )

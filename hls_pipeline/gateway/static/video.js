@@ -1,0 +1,93 @@
+// One video: plays it as soon as there is something to play, follows its progress, copies links.
+
+import { announce, refresh, setBar } from "./live.js";
+
+const player = document.getElementById("player");
+const source = () => document.getElementById("source").dataset;
+let playing = null; // the revision in the player
+let hls = null;
+
+function play() {
+  const { play: address, revision } = source();
+  if (!address || playing === revision) return;
+  if (playing !== null) {
+    document.getElementById("newer").hidden = false;
+    announce("A new revision is there");
+    return;
+  }
+  start(address, revision);
+}
+
+function start(address, revision) {
+  playing = revision;
+  document.getElementById("newer").hidden = true;
+  document.getElementById("waiting").hidden = true;
+  document.getElementById("trouble").hidden = true;
+  player.hidden = false;
+  hls?.destroy();
+  hls = null;
+  // Media Source first: Chrome's own HLS is not reliable yet.
+  if (window.Hls?.isSupported()) {
+    hls = new window.Hls({ enableWorker: true, backBufferLength: 30, capLevelToPlayerSize: true });
+    hls.on(window.Hls.Events.ERROR, (_, problem) => { if (problem.fatal) recover(problem); });
+    hls.loadSource(address);
+    hls.attachMedia(player);
+  } else if (player.canPlayType("application/vnd.apple.mpegurl")) {
+    player.src = address;
+  } else {
+    trouble("This browser cannot play HLS.");
+  }
+}
+
+let tries = 0;
+function recover(problem) {
+  tries += 1;
+  if (tries > 5) return trouble(`It does not play here: ${problem.details}`);
+  if (problem.type === window.Hls.ErrorTypes.MEDIA_ERROR) hls.recoverMediaError();
+  else setTimeout(() => hls?.startLoad(), 1000 * tries);
+}
+
+function trouble(text) {
+  const place = document.getElementById("trouble");
+  place.textContent = text;
+  place.hidden = false;
+}
+
+document.getElementById("reload").addEventListener("click", () => {
+  const { play: address, revision } = source();
+  start(address, revision);
+  player.play().catch(() => {});
+});
+
+document.addEventListener("click", async event => {
+  const button = event.target.closest("[data-copy]");
+  if (!button) return;
+  try {
+    await navigator.clipboard.writeText(button.dataset.copy);
+    button.textContent = "Copied";
+    announce("Copied");
+  } catch {
+    const range = document.createRange();
+    range.selectNodeContents(button.previousElementSibling);
+    getSelection().removeAllRanges();
+    getSelection().addRange(range);
+  }
+  setTimeout(() => { button.textContent = "Copy"; }, 1500);
+});
+
+let shown = null;
+const events = new EventSource(`/v1/videos/${encodeURIComponent(source().video)}/events`);
+events.addEventListener("status", async event => {
+  const status = JSON.parse(event.data);
+  setBar(document.querySelector("#progress .bar"), status.percent);
+  document.getElementById("percent").textContent = `${status.percent} %`;
+  document.getElementById("eta").textContent = status.eta_seconds ? `about ${Math.ceil(status.eta_seconds)} s left` : "";
+  const now = `${status.upload_id} ${status.state} ${status.version} ${status.attempts}`;
+  if (now === shown) return;
+  if (shown) announce(`${status.title ?? status.video_id}: ${status.state}`);
+  shown = now;
+  await refresh();
+  play();
+});
+
+play();

@@ -1,0 +1,183 @@
+"""Holding a video: the heartbeat, what becomes of an upload whose step fails, and when somebody else may go on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+
+from hls_pipeline import clock, work
+from hls_pipeline.errors import (
+    Corruption,
+    DropChanged,
+    LeaseLost,
+    ObjectMissing,
+    Outage,
+    PipelineError,
+    ProofMissing,
+    ServiceRefused,
+)
+from hls_pipeline.metadata_store import PATH, MetadataStore
+from hls_pipeline.settings import Settings
+from hls_pipeline.uploads import State, Upload
+from tests.services import wait_until
+from tests.test_metadata_store import REPORT, accepted, drop, pinned
+
+RUN = PATH + "run"
+SETTINGS = Settings(lease_seconds=1.2, max_attempts=3, retry_seconds=10)
+
+
+@pytest.fixture
+def upload(store: MetadataStore) -> Upload:
+    return store.receive(drop(), clock.now())
+
+
+def failing(store: MetadataStore, upload: Upload, error: Exception, settings: Settings = SETTINGS) -> Upload:
+    """One try that ends with `error`; the upload afterwards."""
+    with pytest.raises(type(error)), work.holding(upload, RUN, store, settings):
+        raise error
+    return store.upload(upload.upload_id)
+
+
+def wait_of(upload: Upload) -> float:
+    """Seconds until it is tried again."""
+    assert upload.not_before is not None
+    return (upload.not_before - clock.now()).total_seconds()
+
+
+# ---- the heartbeat ------------------------------------------------------------------------------------------------
+
+
+def test_a_step_that_takes_longer_than_a_lease_keeps_the_video(store: MetadataStore, upload: Upload) -> None:
+    with work.holding(upload, RUN, store, SETTINGS):
+        for _ in range(9):
+            time.sleep(0.2)
+            with pytest.raises(LeaseLost):
+                store.take_lease(upload, "other", clock.now(), 60)
+            assert store.ready_to_run(clock.now()) == ()
+
+
+def test_the_video_of_a_dead_holder_is_free_again_after_a_lease(store: MetadataStore, upload: Upload) -> None:
+    store.take_lease(upload, RUN, clock.now(), SETTINGS.lease_seconds)  # and then the process died
+    assert store.ready_to_run(clock.now()) == ()
+    wait_until(lambda: store.ready_to_run(clock.now()), "the lease to run out", seconds=3)
+    with work.holding(upload, PATH + "next", store, SETTINGS) as lease:
+        assert lease.fence == 2
+    assert store.upload(upload.upload_id).attempts == 2
+
+
+def test_between_two_steps_of_a_run_nobody_else_gets_the_video(store: MetadataStore, upload: Upload) -> None:
+    with work.holding(upload, RUN, store, SETTINGS) as first:
+        accepted(store, first)
+    with pytest.raises(LeaseLost), work.holding(upload, PATH + "other", store, SETTINGS):
+        pass
+    with work.holding(upload, RUN, store, SETTINGS) as second:
+        assert second.fence == first.fence
+
+
+def test_after_the_last_step_the_video_is_free(store: MetadataStore, upload: Upload) -> None:
+    with work.holding(upload, RUN, store, SETTINGS, last=True) as lease:
+        accepted(store, lease)
+    with work.holding(upload, "other", store, SETTINGS):
+        pass
+
+
+@pytest.mark.parametrize("end", ["rejected", "unchanged", "incomplete"])
+def test_a_video_whose_upload_goes_no_further_is_free_at_once(store: MetadataStore, upload: Upload, end: str) -> None:
+    """It was once held until the lease ran out, and the creator's correction waited for that."""
+    with work.holding(upload, RUN, store, SETTINGS) as lease:
+        if end == "rejected":
+            store.reject(lease, REPORT, clock.now())
+        elif end == "unchanged":
+            store.unchanged(lease, clock.now())
+        else:
+            store.wait_for_files(lease, REPORT, clock.now() + timedelta(hours=1))
+    with work.holding(upload, "other", store, SETTINGS):
+        pass
+
+
+def test_a_worker_that_lost_the_video_leaves_no_trace(store: MetadataStore, upload: Upload) -> None:
+    def lose_it() -> Iterator[None]:
+        with work.holding(upload, RUN, store, SETTINGS) as lease:
+            later = clock.now() + timedelta(minutes=1)
+            store.take_lease(upload, "other", later, 60)
+            yield
+            accepted(store, lease)
+
+    with pytest.raises(LeaseLost, match="another run took over"):
+        list(lose_it())
+    known = store.upload(upload.upload_id)
+    assert (known.revision, known.error, known.not_before) == (None, None, None)
+    with pytest.raises(LeaseLost, match="other is at work"):
+        store.take_lease(upload, "third", clock.now(), 60)
+
+
+# ---- a try that fails ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [ProofMissing("p"), ObjectMissing("m"), ServiceRefused("r"), ValueError("ours")])
+def test_failures_are_counted_waited_for_longer_and_longer_and_then_the_upload_failed(
+    store: MetadataStore, upload: Upload, error: Exception
+) -> None:
+    first = failing(store, upload, error)
+    assert (first.state, first.attempts, first.error) == (State.RECEIVED, 1, str(error))
+    second = failing(store, upload, error)
+    assert wait_of(second) > wait_of(first) > 10
+    third = failing(store, upload, error)
+    assert (third.state, third.failed_in, third.error) == (State.FAILED, State.RECEIVED, str(error))
+    assert store.ready_to_run(clock.now() + timedelta(days=1)) == ()
+
+
+def test_an_outage_never_makes_an_upload_fail(store: MetadataStore, upload: Upload) -> None:
+    for _ in range(SETTINGS.max_attempts + 2):
+        known = failing(store, upload, Outage("S3 is down"))
+        assert (known.state, known.attempts, known.error) == (State.RECEIVED, 0, "S3 is down")
+        assert 8 < wait_of(known) <= 10
+
+
+def test_a_failed_try_gives_the_video_free(store: MetadataStore, upload: Upload) -> None:
+    failing(store, upload, Outage("S3 is down"))
+    with work.holding(upload, "other", store, SETTINGS):
+        pass
+
+
+def test_corruption_is_not_tried_again(store: MetadataStore, upload: Upload) -> None:
+    known = failing(store, upload, Corruption("two things differ"))
+    assert (known.state, known.attempts, known.error) == (State.FAILED, 1, "two things differ")
+
+
+def test_a_failed_upload_that_is_resumed_has_all_its_tries_again(store: MetadataStore, upload: Upload) -> None:
+    for _ in range(SETTINGS.max_attempts):
+        failing(store, upload, ProofMissing("p"))
+    store.resume(upload.upload_id, clock.now())
+    for _ in range(SETTINGS.max_attempts - 1):
+        assert failing(store, upload, ProofMissing("p")).state is State.RECEIVED
+    assert failing(store, upload, ProofMissing("p")).state is State.FAILED
+
+
+def test_a_published_upload_never_fails_whatever_its_clean_up_finds(store: MetadataStore, upload: Upload) -> None:
+    from tests.test_metadata_store import finalized
+
+    with work.holding(upload, RUN, store, SETTINGS) as lease:
+        pinned(store, lease)
+        finalized(store, lease)
+    for _ in range(SETTINGS.max_attempts + 2):
+        known = failing(store, upload, Corruption("somebody replaced it"))
+    assert (known.state, known.error) == (State.PUBLISHED, "somebody replaced it")
+    assert wait_of(known) > 10
+
+
+def test_a_drop_that_changed_gives_way_and_is_no_failure(store: MetadataStore, upload: Upload) -> None:
+    known = failing(store, upload, DropChanged("it was written to"))
+    assert (known.state, known.error) == (State.SUPERSEDED, "it was written to")
+
+
+def test_an_error_without_words_still_says_what_it_was(store: MetadataStore, upload: Upload) -> None:
+    assert failing(store, upload, KeyError()).error == "KeyError()"
+
+
+def test_a_null_character_in_an_error_does_not_stop_the_bookkeeping(store: MetadataStore, upload: Upload) -> None:
+    """PostgreSQL has no U+0000 in texts, and error texts quote strangers."""
+    assert failing(store, upload, PipelineError("it said a\0b")).error == "it said a\ufffdb"
