@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from bench.ipfs import line, seconds
-from hls_pipeline import metadata_store, replicas, steps
+from hls_pipeline import metadata_store, replicas
 from hls_pipeline.ipfs.cid import Cid
 from hls_pipeline.ipfs.unixfs import Extent
 from hls_pipeline.local import kubo
@@ -68,7 +68,7 @@ def stage(settings: Settings, work: Path, mib: int, files: int) -> Revision:
     upload = world.drop("bench", {"index.m3u8": media_playlist(*names)})
     upload = world.walk(upload, "stage", "write_s3_manifest")
     inventory = world.store.inventory(upload.upload_id)
-    return Revision(upload, inventory, world.objects, MEDIA, steps.policy(settings))
+    return Revision(upload, inventory, world.objects, MEDIA, settings.policy())
 
 
 def publish(kind: str, repo: Path, revision: Revision, streams: int) -> float:

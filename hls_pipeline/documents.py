@@ -70,6 +70,16 @@ class FinalDocument(_Document):
     video_assets: IpfsAssets
 
 
+class WithdrawnDocument(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    video_id: str
+    revision: int = Field(ge=0, description="the one that was current; 0 if there was none")
+    status: Literal["withdrawn"] = "withdrawn"
+    withdrawn_at: str = Field(description="RFC 3339, UTC")
+    reason: str
+
+
 def temporary(
     *,
     video_id: str,
@@ -121,6 +131,12 @@ def final(
             segments=[keys.ipfs_uri(cid) for cid in segments],
         ),
     ).model_dump()
+
+
+def withdrawn(*, video_id: str, revision: int, withdrawn_at: datetime, reason: str) -> dict[str, Any]:
+    """What is left to say of a withdrawn video."""
+    at = clock.seconds_text(withdrawn_at)
+    return WithdrawnDocument(video_id=video_id, revision=revision, withdrawn_at=at, reason=reason).model_dump()
 
 
 def canonical(document: Mapping[str, Any]) -> str:

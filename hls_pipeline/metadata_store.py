@@ -107,7 +107,7 @@ class MetadataStore:
     def receive(self, drop: Drop, now: datetime) -> Upload:
         """A frozen drop is an upload. Said twice, it stays one; an incomplete one of the video gives way."""
         with self._write() as db:
-            insert = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[db.dialect.name](tables.video)
+            insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[db.dialect.name](tables.video)
             db.execute(insert.values(video_id=drop.video_id, created_at=now, versions=0).on_conflict_do_nothing())
             _lock_video(db, drop.video_id)
             if found := db.execute(_uploads().where(tables.upload.c.upload_id == drop.upload_id)).first():
@@ -515,9 +515,7 @@ class MetadataStore:
         """The objects are gone: their rows go too, and the receipt stays."""
         with self._write(lease) as db:
             _add_receipts(db, lease, "deletion", [receipt], now)
-            if cids:
-                gone = tables.temp_storage.c.cid == sa.bindparam("gone")
-                db.execute(sa.delete(tables.temp_storage).where(gone), [{"gone": cid} for cid in cids])
+            _forget_objects(db, cids)
 
     def objects_stay(self, lease: Lease, cids: Iterable[str], until: datetime | None) -> None:
         """The objects are not to be removed before `until`; None: not until somebody says so."""
@@ -753,6 +751,12 @@ def _add_objects(db: sa.Connection, upload_id: str, objects: Sequence[TempObject
         db.execute(sa.insert(tables.temp_storage), list(new.values()))
 
 
+def _forget_objects(db: sa.Connection, cids: Sequence[str]) -> None:
+    if cids:
+        gone = tables.temp_storage.c.cid == sa.bindparam("gone")
+        db.execute(sa.delete(tables.temp_storage).where(gone), [{"gone": cid} for cid in cids])
+
+
 def _mark_due(db: sa.Connection, upload_id: str, due_at: datetime) -> None:
     db.execute(sa.update(tables.temp_storage).filter_by(upload_id=upload_id).values(due_at=due_at))
 
@@ -782,8 +786,7 @@ def _add_left_over(db: sa.Connection, upload: Upload, media: str) -> None:
     if State.RECEIVED in (upload.state, upload.failed_in):
         bucket = upload.drop.bucket
         left = [TempObject(keys.s3_uri(bucket, item.key), item.size, None, item.etag) for item in upload.drop.objects]
-        older = [item.cid for item in left]  # an earlier drop into the same folder that was never taken out either
-        db.execute(sa.delete(tables.temp_storage).where(tables.temp_storage.c.cid.in_(older)))
+        _forget_objects(db, [item.cid for item in left])  # of an older drop into the same folder
     if upload.revision is not None:
         left.append(TempObject(keys.s3_uri(media, keys.revision(upload.video_id, upload.revision)), 0, None))
     _add_objects(db, upload.upload_id, left)

@@ -93,13 +93,14 @@ class Revision:
                 raise Corruption(f"{file.path}: S3 gives other bytes than were staged ({made.cid}, not {file.cid})")
 
     def _published(self, file: InventoryFile) -> Iterable[bytes]:
-        playlist = self.package.playlists.get(file.path)
-        return [relative(playlist)] if playlist else self.read(file.path)
+        document = self.package.playlists.get(file.path) or self.package.side_files.get(file.path)
+        return [relative(document)] if document else self.read(file.path)
 
     # ---- the source protocol of `hls` -------------------------------------------------------------------------
 
     def sizes(self) -> Mapping[str, int]:
-        return {file.path: file.size for file in self.files}
+        private = {path: item.size for path, item in self.upload.private_keys.items()}
+        return {file.path: file.size for file in self.files} | private
 
     def read(self, path: str, limit: int | None = None) -> Iterator[bytes]:
         """The creator's bytes."""

@@ -7,12 +7,15 @@ default that is right for the local stack, and say its unit. Nothing else in the
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from hls_pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    from hls_pipeline.hls.policy import Policy
 
 
 class Settings(BaseSettings):
@@ -51,11 +54,24 @@ class Settings(BaseSettings):
         description="clear AES keys inside a package: refuse, publish unprotected, or hand to a key service",
     )
 
+    key_service_url: str | None = Field(
+        None, description="https address that playlists name for keys in mode external; {path} is the key's path"
+    )
+    s3_keys: str | None = Field(None, description="private bucket for keys in mode external")
+
     max_attempts: int = Field(5, ge=1, description="failed tries before an upload is failed; outages do not count")
     retry_seconds: float = Field(5, gt=0, description="first back-off; doubles with each try, at most 300")
     lease_seconds: float = Field(20, gt=1, description="a run that has not renewed its lease for this long is dead")
 
     local_ipfs: Literal["auto", "kubo", "embedded"] = Field("auto", description="IPFS node of the local stack")
+
+    def policy(self) -> Policy:
+        """What a package may be. Raises UsageError when mode external lacks its bucket or its key service."""
+        from hls_pipeline.hls.policy import Policy
+
+        if self.keys == "external" and not (self.s3_keys and self.key_service_url):
+            raise UsageError("HLS_KEYS=external needs HLS_S3_KEYS (a private bucket) and HLS_KEY_SERVICE_URL (https)")
+        return Policy(keys=self.keys, key_service_url=self.key_service_url)
 
 
 def load(**overrides: object) -> Settings:

@@ -14,6 +14,7 @@ from hls_pipeline import clock, drops, keys
 from hls_pipeline.errors import ObjectChanged, ObjectMissing
 from hls_pipeline.hls.content_types import PLAYLIST_TYPE
 from hls_pipeline.hls.findings import Finding, Report
+from hls_pipeline.hls.model import Playlist, SideFile
 from hls_pipeline.hls.package import Package, survey
 from hls_pipeline.hls.policy import Policy
 from hls_pipeline.hls.rewriting import relative
@@ -58,10 +59,11 @@ def examine(source: drops.DropSource, profile: Profile, policy: Policy) -> tuple
         contents.originals[path] = str(node.cid)
         contents.blocks.update(blocks)
         findings += found
-    for playlist in package.playlists.values():
-        node, made = hash_bytes(relative(playlist), profile)
-        contents.nodes[playlist.path] = node
-        contents.originals[playlist.path] = str(hash_bytes(playlist.data, profile)[0].cid)
+    documents: list[Playlist | SideFile] = [*package.playlists.values(), *package.side_files.values()]
+    for document in documents:
+        node, made = hash_bytes(relative(document), profile)
+        contents.nodes[document.path] = node
+        contents.originals[document.path] = str(hash_bytes(document.data, profile)[0].cid)
         contents.blocks.update((cid.digest, len(block)) for cid, block in made)
     return package, Report(package.root, tuple(findings)), contents
 
@@ -119,10 +121,26 @@ def copy_to_media(upload: Upload, lease: Lease, objects: ObjectStore, store: Met
 
     try:
         store.objects_put(lease, objects.each(copy, list(missing.values())))
+        _keep_private_keys(upload, objects, settings)
         _keep_unreferenced(upload, files, objects, settings)
     except (ObjectChanged, ObjectMissing) as error:
         _undo_acceptance(upload, lease, objects, store, settings)
         raise drops.changed(upload.drop) from error
+
+
+def _keep_private_keys(upload: Upload, objects: ObjectStore, settings: Settings) -> None:
+    """Keys go to their own bucket, which a key service reads; nothing else here ever reads them."""
+    private = upload.private_keys
+    if not private:
+        return
+    assert settings.s3_keys and upload.revision is not None
+    prefix = keys.revision(upload.video_id, upload.revision)
+    there = {item.key for item in objects.listing(settings.s3_keys, prefix)}
+    for path, item in private.items():
+        if prefix + path not in there:
+            target = (settings.s3_keys, prefix + path)
+            source = (upload.drop.bucket, item.key)
+            objects.copy(source, target, etag=item.etag, size=item.size, kind="application/octet-stream")
 
 
 def _keep_unreferenced(
@@ -130,6 +148,7 @@ def _keep_unreferenced(
 ) -> None:
     """Files that no playlist reaches are kept in S3 and never published."""
     published = {file.source_key for file in files} | {upload.drop.prefix + keys.METADATA}
+    published |= {item.key for item in upload.private_keys.values()}
     assert upload.revision is not None
     kept = keys.unreferenced(upload.video_id, upload.revision, "")
     there = {item.key for item in objects.listing(settings.s3_media, kept)}  # a try before may have emptied the inbox
@@ -152,8 +171,9 @@ def _undo_acceptance(
     assert upload.revision is not None
     prefix = keys.revision(upload.video_id, upload.revision)
     store.renew(lease, clock.now(), settings.lease_seconds)
-    left = [(item.key, item.etag, None) for item in objects.listing(settings.s3_media, prefix)]
-    objects.delete(settings.s3_media, left)
+    for bucket in filter(None, (settings.s3_media, settings.s3_keys)):
+        left = [(item.key, item.etag, None) for item in objects.listing(bucket, prefix)]
+        objects.delete(bucket, left)
     store.take_back(lease)
 
 

@@ -20,14 +20,13 @@ from hls_pipeline import clock, documents, drops, estimate, keys, renderings, re
 from hls_pipeline.errors import Conflict, Corruption, ProofMissing
 from hls_pipeline.hls.content_types import PLAYLIST_TYPE
 from hls_pipeline.hls.findings import Report
-from hls_pipeline.hls.policy import Policy
 from hls_pipeline.ipfs.kubo import Kubo
 from hls_pipeline.ipfs.unixfs import PROFILES, Extent, build_directory
 from hls_pipeline.metadata_store import Lease, MetadataStore, TempObject
 from hls_pipeline.object_store import ObjectStore
 from hls_pipeline.revisions import Revision
 from hls_pipeline.settings import Settings
-from hls_pipeline.uploads import DropObject, State, Upload
+from hls_pipeline.uploads import PRIVATE_KEYS, DropObject, State, Upload
 
 _MISSING_FILES = frozenset({"URI_MISSING_FILE", "PKG_NO_PLAYLIST"})
 """Findings that more files could mend: a folder nobody marked ready is given time."""
@@ -56,7 +55,7 @@ def stage(upload: Upload, lease: Lease, objects: ObjectStore, store: MetadataSto
 def _judge(upload: Upload, lease: Lease, objects: ObjectStore, store: MetadataStore, settings: Settings) -> Upload:
     source = drops.DropSource(objects, upload.drop)
     profile = PROFILES[settings.ipfs_profile]
-    package, report, contents = staging.examine(source, profile, policy(settings))
+    package, report, contents = staging.examine(source, profile, settings.policy())
     if package is None or not report.accepted:
         return _refuse(upload, lease, report, objects, store, settings)
     files = staging.inventory(upload, package, contents, store.next_revision(upload.video_id))
@@ -72,7 +71,7 @@ def _judge(upload: Upload, lease: Lease, objects: ObjectStore, store: MetadataSt
     return store.accept(
         lease,
         revision=store.next_revision(upload.video_id),
-        facts=package.facts,
+        facts={**package.facts, PRIVATE_KEYS: [file.path for file in package.keys]},
         files=files,
         objects=staging.expected_objects(upload, files, contents, settings),
         profile=profile.name,
@@ -354,10 +353,6 @@ def _as_staged(
 # ---- shared by the steps -----------------------------------------------------------------------------------------
 
 
-def policy(settings: Settings) -> Policy:
-    return Policy(keys=settings.keys)
-
-
 def mirror_document(video_id: str, objects: ObjectStore, store: MetadataStore, settings: Settings) -> None:
     """Puts the current document where the creator finds it, unless it is there already."""
     version = store.unmirrored(video_id)
@@ -371,7 +366,7 @@ def _revision(upload: Upload, objects: ObjectStore, store: MetadataStore, settin
     if upload.revision is None:
         raise Conflict(f"upload {upload.upload_id} is {upload.state} and has no revision; there is nothing to publish")
     files = store.inventory(upload.upload_id)
-    return Revision(upload, files, objects, settings.s3_media, policy(settings))
+    return Revision(upload, files, objects, settings.s3_media, settings.policy())
 
 
 def _actor(upload: Upload) -> str:

@@ -50,6 +50,9 @@ MOVES: dict[State, frozenset[State]] = {
 IN_WORK = frozenset({State.RECEIVED, State.STAGED, State.PINNED})
 """States from which the path goes on by itself."""
 
+PRIVATE_KEYS = "private_keys"
+"""Fact of an upload: paths of the keys that lie in the private bucket."""
+
 ON_RECORD = frozenset({State.STAGED, State.PINNED, State.PUBLISHED, State.CLEARED})
 """States in which the revision's files, manifests or pins are to be kept."""
 
@@ -157,6 +160,12 @@ class Upload:
     metadata: dict[str, Any] | None = None
     report: dict[str, Any] | None = None
     error: str | None = None
+
+    @property
+    def private_keys(self) -> dict[str, DropObject]:
+        """Package path → object of the drop, for each key that goes to the private bucket and is not published."""
+        paths = (self.facts or {}).get(PRIVATE_KEYS, ())
+        return {path: item for item in self.drop.objects if (path := self.drop.path(item)) in paths}
 
     @property
     def incomplete(self) -> bool:

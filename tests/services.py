@@ -85,7 +85,7 @@ def service(
 @contextmanager
 def running_s3(folder: Path) -> Iterator[Settings]:
     """SeaweedFS with the buckets `inbox` and `media`; the settings that reach it."""
-    ports = dict(zip(seaweed.PORTS, free_ports(len(seaweed.PORTS)), strict=True))
+    ports = dict(zip(seaweed.PORTS, _seaweed_ports(), strict=True))
     access, secret = secrets.token_hex(8), secrets.token_hex(16)
     settings = load(
         s3_endpoint=f"http://127.0.0.1:{ports['s3']}",
@@ -98,6 +98,14 @@ def running_s3(folder: Path) -> Iterator[Settings]:
     command = seaweed.command(folder, ports, (INBOX, MEDIA))
     with service(command, folder, lambda: seaweed.has_buckets(settings), seaweed.environment(access, secret)):
         yield settings
+
+
+def _seaweed_ports() -> list[int]:
+    """`weed mini` keeps the number 10,000 above each port for itself and refuses to start if another port has it."""
+    while True:
+        ports = free_ports(len(seaweed.PORTS))
+        if not {port + 10_000 for port in ports} & set(ports):
+            return ports
 
 
 @dataclass(frozen=True)

@@ -319,7 +319,11 @@ BEHIND_THE_FENCE: dict[str, Callable[[MetadataStore, Lease], Any]] = {
     "record_published": lambda store, lease: store.record_published(lease, "late", "late", [{}], NOON),
     "finalize": lambda store, lease: finalized(store, lease),
     "objects_removed": lambda store, lease: store.objects_removed(lease, [temp(1).cid], {}, NOON),
+    "objects_stay": lambda store, lease: store.objects_stay(lease, [temp(1).cid], after(99)),
+    "objects_due": lambda store, lease: store.objects_due(lease, NOON),
     "cleared": lambda store, lease: store.cleared(lease, NOON),
+    "release_claim": lambda store, lease: store.release_claim(lease, "bafylate"),
+    "unpinned": lambda store, lease: store.unpinned(lease, "bafylate"),
 }
 
 
@@ -657,20 +661,34 @@ def test_readers_see_the_old_state_or_the_new_one_and_nothing_between(store: Met
     assert len({revision for revision, _, _ in ready_ones}) > 1
 
 
-def test_the_higher_of_two_revisions_stays_current(store: MetadataStore) -> None:
-    """The first failed late and is resumed after the second was ready."""
+def test_a_revision_that_is_ready_supersedes_lower_ones_that_are_not(store: MetadataStore) -> None:
+    """The first failed late; what it has in S3 would stay for ever, since nobody can bring it to readers any more."""
     first = received(store)
     lease = held(store, first)
     pinned(store, lease)
     store.fail(lease, "broken", after(20))
     store.release(lease)
-    second = published(store, 2)
-    lease = held(store, store.resume(first.upload_id, after(30)))
-    finalized(store, lease)
+    second = published(store, 2, due_at=1000)
     assert store.current_upload("v") == second
+    assert store.upload(first.upload_id).state is State.SUPERSEDED
+    assert [upload.upload_id for upload in store.due(after(30))] == [first.upload_id]
+    with pytest.raises(Conflict, match="is superseded"):
+        store.resume(first.upload_id, after(30))
+    with pytest.raises(Conflict, match="cannot become published"):
+        finalized(store, held(store, first))
     current = store.current("v")
     assert current is not None
     assert current.revision == 2
+
+
+def test_finalizing_again_changes_nothing(store: MetadataStore) -> None:
+    """A late retry of the same run, with an upload read before the first try."""
+    lease = held(store, received(store))
+    pinned(store, lease)
+    finalized(store, lease)
+    before = everything(store)
+    finalized(store, lease, at=50, due_at=60)
+    assert everything(store) == before
 
 
 # ---- the chain ----------------------------------------------------------------------------------------------------

@@ -65,12 +65,6 @@ def test_a_bad_value_is_a_usage_error_that_names_the_variable(
         settings.load()
 
 
-def test_a_list_that_is_no_json_is_a_usage_error_that_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HLS_IPFS_RPC_URLS", "http://a:5001")
-    with pytest.raises(UsageError, match="HLS_IPFS_RPC_URLS"):
-        settings.load()
-
-
 def test_settings_do_not_change_and_can_be_looked_up_by() -> None:
     found = Settings(ipfs_rpc_urls=("http://a:5001",), s3_secret_key="s")
     assert hash(found) == hash(found.model_copy())

@@ -45,7 +45,7 @@ def check(
     for path in package:
         if not path.exists():
             raise UsageError(f"{shown(str(path))}: there is no such folder, zip or tar")
-    policy = Policy(keys=settings.load().keys)
+    policy = settings.load().policy()
     console = Console(highlight=False, soft_wrap=True)
     refused = False
     for path in package:

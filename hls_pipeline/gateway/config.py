@@ -29,9 +29,7 @@ class GatewaySettings(Settings):
     upload_bytes: int = Field(64 << 30, ge=1, description="largest package, bytes")
     upload_files: int = Field(5000, ge=1, description="most files in one multipart upload")
     upload_seconds: float = Field(6 * 3600, gt=0, description="longest time one upload may take")
-    head_seconds: float = Field(
-        10, gt=0, description="a client whose request head is not there by then is cut off"
-    )
+    head_seconds: float = Field(10, gt=0, description="a client whose request head is not there by then is cut off")
     body_silence_seconds: float = Field(30, gt=0, description="a client that sends nothing for so long is cut off")
     uploads_per_key: int = Field(8, ge=1, description="uploads one key may send at once")
     uploads_at_once: int = Field(32, ge=1, description="uploads all keys together may send at once")

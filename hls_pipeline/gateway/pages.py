@@ -7,6 +7,7 @@ Everything is rendered here; the script only watches for changes, fetches the pa
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -122,7 +123,7 @@ def _visitor(request: Request, services: Services, caller: Caller) -> _Visitor:
     session = access.session_for_visitor(request)
     writes = caller.may(Scope.WRITE) or session is not None
     reads = services.settings.public_read or caller.may(Scope.READ) or session is not None
-    return _Visitor(reads, writes, session, caller.key_id is not None and session is None)
+    return _Visitor(reads, writes, session, caller.key_id is not None and services.settings.page_key is None)
 
 
 def _page(
@@ -300,6 +301,7 @@ _FILTERS: dict[str, Callable[..., Any]] = {
     "state": lambda state: _WORDS[State(state)],
     "moment": lambda moment: f"{_moment(moment):%d %b %Y, %H:%M:%S} UTC",
     "iso": lambda moment: clock.text(_moment(moment)),
+    "hue": lambda video_id: zlib.crc32(video_id.encode()) % 5,
     "short_cid": lambda cid: f"{cid[:12]}…{cid[-6:]}" if len(cid) > 24 else cid,
 }
 

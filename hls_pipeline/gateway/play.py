@@ -179,7 +179,7 @@ def _from_originals(services: Services, found: Playable) -> bytes:
     upload = services.store.upload(found.upload_id)
     files = services.store.inventory(found.upload_id)
     settings = services.settings
-    revision = Revision(upload, files, services.objects, settings.s3_media, steps.policy(settings))
+    revision = Revision(upload, files, services.objects, settings.s3_media, settings.policy())
     forms = {path: relative(playlist) for path, playlist in revision.package.playlists.items()}
     for path, data in forms.items():
         services.playlists.put(revision.by_path[path].cid, data)

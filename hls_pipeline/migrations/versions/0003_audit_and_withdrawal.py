@@ -14,10 +14,10 @@ depends_on = None
 
 def upgrade() -> None:
     # No batch mode here: it would make the table anew and lose the triggers that protect it.
-    shown = sa.Column(
-        "shown", sa.Boolean(), nullable=False, server_default=sa.true(), comment="current from its time on"
+    op.add_column(
+        "version",
+        sa.Column("shown", sa.Boolean(), nullable=False, server_default=sa.true(), comment="current from its time on"),
     )
-    op.add_column("version", shown)
     op.add_column(
         "claim", sa.Column("released_at", sa.String(length=24), nullable=True, comment="being unpinned since")
     )

@@ -1,0 +1,234 @@
+"""The pages, in Debian's Chromium: a folder is sent, watched and played, through the move to IPFS and a second revision;
+and whatever strangers write stays text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+from pydantic import SecretStr
+
+from hls_pipeline.gateway import access, vendor
+from tests.gateway.conftest import Gateway
+from tests.services import Files, World, package, sample
+
+AXE = vendor.Vendored(
+    "axe-core@4.11.0", "package/axe.min.js", "e9e5863c33a874f09bc01acd9234b7e3c871479f5eef8802fa582544465e6d01"
+)
+CHROMIUM = "/usr/bin/chromium"
+EVIL = "<img src=x onerror=window.hacked=1><script>window.hacked=1</script>"
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    arguments.append("--autoplay-policy=no-user-gesture-required")
+    vendor.fetch()
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A new visitor. What breaks in a script or against the policy fails the test."""
+    context = browser.new_context()
+    opened = context.new_page()
+    complaints: list[str] = []
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.on(
+        "console",
+        lambda message: complaints.append(message.text) if "Content Security Policy" in message.text else None,
+    )
+    yield opened
+    context.close()
+    assert complaints == []
+
+
+@pytest.fixture
+def local(world: World, gateway_with: Callable[..., Gateway], tmp_path: Path) -> Gateway:
+    """As on a local stack: visitors from this machine may send."""
+    return gateway_with(page_key=SecretStr(access.ensure_local_key(world.store, tmp_path / "key")))
+
+
+def folder(files: Files, at: Path) -> Path:
+    for path, data in files.items():
+        place = at / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(data)
+    return at
+
+
+def plays(page: Page, beyond: float) -> None:
+    page.wait_for_function("t => document.getElementById('player').currentTime > t", arg=beyond, timeout=20_000)
+
+
+def test_a_folder_is_sent_watched_and_played_through_the_move_to_ipfs(
+    local: Gateway, page: Page, tmp_path: Path
+) -> None:
+    page.goto(local.url)
+    page.set_input_files("#folder", folder(sample(), tmp_path / "aurora"))
+    page.wait_for_url("**/videos/*", timeout=20_000)
+    assert page.inner_text("#state") == "Moving to IPFS"
+    page.evaluate("document.getElementById('player').play()")
+    plays(page, 0.5)
+
+    video_id = page.url.rpartition("/")[2]
+    upload = local.world.store.latest_upload(video_id)
+    assert upload is not None
+    local.world.walk(upload)
+    local.world.step("clear_temp_storage", upload, "clear:test")
+    page.wait_for_selector("#state:has-text('Published')")
+    page.wait_for_selector("#places:has-text('removed')")
+    assert page.locator("#percent").inner_text() == "100 %"
+    plays(page, 3)
+    page.evaluate("document.getElementById('player').currentTime = 8.5")
+    plays(page, 9)
+
+    again = {**sample(), "metadata.json": json.dumps({"title": "Second cut"}).encode()}
+    local.world.publish_package(video_id, again)
+    page.wait_for_selector("#newer:visible")
+    page.click("#reload")
+    page.wait_for_selector("#newer", state="hidden")
+    plays(page, 0.2)
+    assert page.locator("#timeline > ol > li").count() == 4
+
+
+def test_a_refused_package_shows_its_report(local: Gateway, page: Page, tmp_path: Path) -> None:
+    broken = package("broken")
+    del broken["v/s1.ts"]
+    page.goto(local.url)
+    page.set_input_files("#folder", folder(broken, tmp_path / "broken"))
+    page.wait_for_selector("#result .findings")
+    shown = page.inner_text("#result")
+    assert "Refused: 1 rule is broken" in shown
+    assert "v/index.m3u8:8" in shown
+    assert "URI_MISSING_FILE" in shown
+    assert page.evaluate("document.activeElement.id") == "result", "screen readers are taken there"
+
+
+def test_what_strangers_write_stays_text(local: Gateway, page: Page, tmp_path: Path) -> None:
+    files = {**package("x"), "metadata.json": json.dumps({"title": EVIL, "description": EVIL, EVIL: EVIL}).encode()}
+    local.world.publish_package("evil", files)
+    broken = {**files, "master.m3u8": f"#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\n{EVIL}.m3u8\n".encode()}
+    local.world.walk(local.world.drop("worse", broken), "stage")
+    for path in ("/", "/videos/evil", "/videos/worse", f"/videos/{EVIL}"):
+        page.goto(local.url + path)
+        page.wait_for_timeout(700)
+        assert page.evaluate("window.hacked") is None
+        assert page.locator("img").count() == 0
+    page.goto(local.url)
+    assert EVIL in page.inner_text("#videos")
+    page.set_input_files("#folder", folder({**broken, "<script>.ts": b"G"}, tmp_path / "evil"))
+    page.wait_for_selector("#result .findings")
+    assert page.evaluate("window.hacked") is None
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_serious_accessibility_fault(
+    local: Gateway, browser: Browser, scheme: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    axe = vendor.fetch(tmp_path_factory.getbasetemp() / "axe.min.js", AXE).read_text()
+    broken = package("broken")
+    del broken["v/s1.ts"]
+    local.world.publish_package("film", package("film"))
+    local.world.walk(local.world.drop("broken", broken), "stage")
+    context = browser.new_context(color_scheme=scheme, viewport={"width": 390, "height": 844})  # type: ignore[arg-type]
+    opened = context.new_page()
+    for path in ("/", "/videos/film", "/videos/broken", "/videos/nobody"):
+        opened.goto(local.url + path)
+        opened.evaluate("document.querySelectorAll('details').forEach(item => { item.open = true })")
+        opened.evaluate(axe)
+        found = opened.evaluate("axe.run().then(result => result.violations)")
+        serious = [
+            (item["id"], item["nodes"][0]["html"]) for item in found if item["impact"] in ("serious", "critical")
+        ]
+        assert serious == [], path
+        assert opened.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{path} is wider than a phone"
+    context.close()
+
+
+def test_the_list_works_by_keyboard(local: Gateway, page: Page) -> None:
+    local.world.publish_package("film", package("film"))
+    page.goto(local.url)
+    stops = []
+    for _ in range(7):
+        page.keyboard.press("Tab")
+        stops.append(page.evaluate("document.activeElement.textContent.trim()"))
+    assert stops[0] == "Skip to content"
+    assert "Choose folder" in stops
+    assert stops[-1] == "film"
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/videos/film")
+
+
+# ---- who may ------------------------------------------------------------------------------------------------------
+
+
+def test_a_stranger_signs_in_with_a_key_and_out_again(gateway_with: Callable[..., Gateway], page: Page) -> None:
+    gateway = gateway_with(public_read=False)
+    gateway.world.publish_package("film", package("film"))
+    page.goto(gateway.url + "/videos/film")
+    assert page.locator("#player").count() == 0
+    page.fill("#key", "hls_wrong_key")
+    page.click("form button.primary")
+    page.wait_for_selector("[role=alert]")
+    page.fill("#key", gateway.key)
+    page.click("form button.primary")
+    page.wait_for_selector("#drop")
+    assert page.locator(".cards li").count() == 1
+    page.click("text=Sign out")
+    page.wait_for_selector("#key")
+
+
+def test_a_session_is_given_to_this_machine_alone_and_only_under_its_own_name(local: Gateway) -> None:
+    assert access.COOKIE in local.get("/").cookies
+    assert local.get("/", Host="evil.example").cookies.get_dict() == {}, "another site's name bent to this address"
+    assert local.get("/", X_Forwarded_For="203.0.113.9").cookies.get_dict() == {}, "somebody behind a proxy"
+
+
+def test_a_session_serves_no_page_of_another_site(local: Gateway) -> None:
+    session = local.get("/").cookies[access.COOKIE]
+    headers = {"Cookie": f"{access.COOKIE}={session}"}
+    files = [("files", ("master.m3u8", b"#EXTM3U"))]
+    for origin in ({}, {"Origin": "https://evil.example"}, {"Origin": "null"}):
+        answer = local.ask("POST", "/v1/videos", files=files, headers={**headers, **origin})
+        assert (answer.status_code, answer.json()["code"]) == (403, "foreign_origin")
+    own = local.ask("POST", "/v1/videos", files=files, headers={**headers, "Origin": local.url})
+    assert own.status_code == 422
+
+
+def test_pages_allow_no_inline_script(local: Gateway) -> None:
+    local.world.publish_package("film", package("film"))
+    for path in ("/", "/videos/film", "/videos/nobody"):
+        answer = local.get(path)
+        policy = answer.headers["Content-Security-Policy"]
+        assert "script-src 'self';" in policy
+        assert "unsafe" not in policy
+        assert "style=" not in answer.text
+        assert "onclick=" not in answer.text
+
+
+# ---- events -------------------------------------------------------------------------------------------------------
+
+
+def test_events_tell_each_change_of_a_video(gateway: Gateway) -> None:
+    upload = gateway.world.drop("film", package("film"))
+    with gateway.ask("GET", "/v1/videos/film/events", stream=True) as stream:
+        assert stream.headers["Content-Type"].startswith("text/event-stream")
+        lines = stream.iter_lines(chunk_size=1, decode_unicode=True)
+        assert _next_status(lines)["state"] == "received"
+        gateway.world.walk(upload)
+        while (status := _next_status(lines))["state"] != "published":
+            assert status["percent"] < 100
+        assert (status["percent"], status["revision"]) == (100, 1)
+
+
+def _next_status(lines: Iterator[str]) -> dict[str, object]:
+    data = next(line for line in lines if line.startswith("data: "))
+    found: dict[str, object] = json.loads(data.removeprefix("data: "))
+    return found
