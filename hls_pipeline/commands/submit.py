@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -14,14 +14,14 @@ import typer
 
 from hls_pipeline import metadata_store, object_store, submission
 from hls_pipeline.commands.services import DataOption, JsonOption, configured, print_json
+from hls_pipeline.errors import PackageRefused, ServiceError, UserError
 from hls_pipeline.hls.findings import Report
 from hls_pipeline.hls.sources import open_source
-from hls_pipeline.errors import PackageRefused, ServiceError, UserError
 from hls_pipeline.settings import Settings
 from hls_pipeline.uploads import State, Upload
 
 
-class Door(str, Enum):
+class Door(StrEnum):
     inbox = "inbox"
 
 
