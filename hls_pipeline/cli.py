@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from hls_pipeline.commands import cid, demo, doctor, packages, roles, stack, submit, videos
+from hls_pipeline.commands import audit, cid, demo, doctor, gateway, packages, roles, stack, submit, videos
 from hls_pipeline.errors import PipelineError
 
 app = typer.Typer(
@@ -30,7 +30,10 @@ app.command("list")(videos.list_videos)
 app.command("status")(videos.status)
 app.command("versions")(videos.versions)
 app.command("retry")(videos.retry)
+app.add_typer(audit.app, name="audit")
 app.command("doctor")(doctor.doctor)
+app.command("gateway")(gateway.gateway)
+app.add_typer(gateway.keys, name="keys")
 app.command("ui")(roles.ui)
 app.command("code-server")(roles.code_server)
 app.command("daemon")(roles.daemon)

@@ -512,10 +512,14 @@ class MetadataStore:
             return tuple(_build(TempObject, row) for row in db.execute(query))
 
     def objects_removed(self, lease: Lease, cids: Sequence[str], receipt: Mapping[str, Any], now: datetime) -> None:
-        """The objects are gone: their rows go too, and the receipt stays."""
+        """The objects are gone: their rows go too, and the receipt stays. With the last one a published upload is
+        cleared: without rows it would never be due again."""
         with self._write(lease) as db:
             _add_receipts(db, lease, "deletion", [receipt], now)
             _forget_objects(db, cids)
+            left = db.execute(sa.select(tables.temp_storage.c.cid).filter_by(upload_id=lease.upload_id)).first()
+            if left is None and _get_upload(db, lease.upload_id).state is State.PUBLISHED:
+                _move(db, lease.upload_id, State.CLEARED, now, lease.run_id, error=None)
 
     def objects_stay(self, lease: Lease, cids: Iterable[str], until: datetime | None) -> None:
         """The objects are not to be removed before `until`; None: not until somebody says so."""

@@ -1,17 +1,21 @@
 """Getting a directory onto the IPFS nodes, and how many of them hold it.
 
-Each node is served by itself, so a slow or dead one holds up nobody while the quorum stands. What a node has already
-is not sent again, an existing pin is never touched, and a node counts only for what `proof.confirm` got out of it.
+Each node is served by itself, so a slow or dead one holds up nobody while the quorum stands: it is given up after a
+grace, noted as behind, and filled up later. What a node has already is not sent again, an existing pin is never
+touched, and a node counts only for what `proof.confirm` got out of it.
 """
 
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import chain
-from typing import Any
+from time import monotonic
+from typing import Any, TypeVar
 
 from hls_pipeline import clock
 from hls_pipeline.errors import ProofMissing, ServiceError, UsageError
@@ -25,6 +29,10 @@ from hls_pipeline.revisions import Revision, hash_bytes, node
 from hls_pipeline.settings import Settings
 
 ReceiptJson = dict[str, Any]
+_T = TypeVar("_T")
+
+GRACE_SECONDS = 5.0
+"""What the other nodes get when the quorum is reached, unless the settings say otherwise."""
 
 
 @functools.cache
@@ -42,51 +50,156 @@ def connect(settings: Settings) -> tuple[Kubo, ...]:
     )
 
 
-def on_quorum(nodes: Sequence[Kubo], quorum: int, work: Callable[[Kubo], Iterable[Receipt]]) -> list[ReceiptJson]:
-    """Receipts of every node where `work` succeeded. Raises ProofMissing, naming each node's reason, when fewer than
-    `quorum` did; Corruption passes at once, since it concerns us and not the node."""
-    with ThreadPoolExecutor(max_workers=len(nodes), thread_name_prefix="node") as pool:
-        tries = [pool.submit(lambda node: list(work(node)), node) for node in nodes]
+@dataclass(frozen=True)
+class Outcome:
+    """What came of asking all nodes for the same thing, when enough of them did it."""
+
+    receipts: tuple[ReceiptJson, ...]
+    behind: Mapping[str, str] = field(default_factory=dict)
+    """Node (`host:port`) → why it is not among those that did it."""
+
+    def findings(self, root: str) -> list[ReceiptJson]:
+        """One receipt of kind `finding` for each node that lacks `root` for all we know."""
+        return [
+            {"finding": "node_behind", "root": root, "node": node, "reason": reason}
+            for node, reason in self.behind.items()
+        ]
+
+
+def on_quorum(
+    nodes: Sequence[Kubo], quorum: int, work: Callable[[Kubo], Iterable[Receipt]], grace: float = GRACE_SECONDS
+) -> list[ReceiptJson]:
+    """The receipts of `attempt`, where it does not matter which nodes are behind."""
+    return list(attempt(nodes, quorum, work, grace).receipts)
+
+
+def attempt(
+    nodes: Sequence[Kubo], quorum: int, work: Callable[[Kubo], Iterable[Receipt]], grace: float = GRACE_SECONDS
+) -> Outcome:
+    """`work` on every node at once. Once `quorum` different nodes (by peer id) have done it, the others get `grace`
+    more seconds and are then given up: whatever they still do for us ends with its next call or block.
+
+    Raises ProofMissing, naming each node's reason, when fewer than `quorum` did it; anything but a ServiceError passes
+    at once, since it concerns us and not the node.
+    """
+    over = threading.Event()
+    tries = {_start(partial(_receipts, work, kubo.until(over))): kubo.name for kubo in nodes}
     receipts: list[ReceiptJson] = []
-    failed: list[ServiceError] = []
-    for attempt in tries:
+    failed: dict[str, ServiceError] = {}
+    waiting, end = set(tries), None
+    try:
+        while waiting and (end is None or monotonic() < end):
+            done, waiting = wait(waiting, end and end - monotonic(), FIRST_COMPLETED)
+            for each in done:
+                try:
+                    receipts += each.result()
+                except ServiceError as error:
+                    failed[tries[each]] = error
+            if end is None and _peers(receipts) >= quorum:
+                end = monotonic() + grace
+    finally:
+        over.set()
+    if _peers(receipts) < quorum:
+        raise _no_quorum(quorum, list(failed.values()))
+    slow = {tries[each]: f"not done {grace:g} s after the quorum was" for each in waiting}
+    return Outcome(tuple(receipts), {name: str(error) for name, error in failed.items()} | slow)
+
+
+def _receipts(work: Callable[[Kubo], Iterable[Receipt]], kubo: Kubo) -> list[ReceiptJson]:
+    return [to_json(receipt) for receipt in work(kubo)]
+
+
+def _peers(receipts: Iterable[ReceiptJson]) -> int:
+    return len({receipt["peer_id"] for receipt in receipts})
+
+
+def _no_quorum(quorum: int, failed: list[ServiceError]) -> ServiceError:
+    if failed and all(not error.uses_attempt for error in failed):
+        return failed[0]
+    reasons = "; ".join(map(str, failed)) or "some addresses lead to the same node"
+    return ProofMissing(f"fewer than {quorum} node(s) did it: {reasons}")
+
+
+def _start(work: Callable[[], _T]) -> Future[_T]:
+    """`work` in a thread that, unlike an executor's, does not keep the process from ending when a node stalls."""
+    future: Future[_T] = Future()
+
+    def run() -> None:
         try:
-            receipts += [to_json(receipt) for receipt in attempt.result()]
-        except ServiceError as error:
-            failed.append(error)
-    if len(tries) - len(failed) < quorum:
-        if all(not error.uses_attempt for error in failed):
-            raise failed[0]
-        raise ProofMissing("; ".join(str(error) for error in failed))
-    return receipts
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001  # it is raised again where the result is asked for
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="node", daemon=True).start()
+    return future
+
+
+def _all(works: Iterable[Callable[[], _T]]) -> list[_T]:
+    """What each answers, all at once. The first error, once all have ended."""
+    started = [_start(work) for work in works]
+    wait(started)
+    return [each.result() for each in started]
 
 
 def publish(kubo: Kubo, revision: Revision, expected: Extent, *, streams: int) -> tuple[Receipt, ...]:
     """All of a revision's directory on one node, pinned and complete."""
+    try:
+        return _publish(kubo, revision, expected, streams)
+    except ProofMissing:
+        # Something is gone or damaged that seemed to be there: refill under the pin, which stays as it is.
+        return _publish(kubo, revision, expected, streams, reading=True)
+
+
+def _publish(
+    kubo: Kubo, revision: Revision, expected: Extent, streams: int, *, reading: bool = False
+) -> tuple[Receipt, ...]:
     root = revision.directory.root.cid
-    name = f"{revision.upload.video_id} r{revision.upload.revision}"
-    if kubo.pinned(root) is None:
-        _send(kubo, revision, streams)
-        kubo.pin(root, name, expected.bytes)
+    if reading or kubo.pinned(root) is None:
+        _send(kubo, revision, streams, reading=reading)
+        kubo.pin(root, f"{revision.upload.video_id} r{revision.upload.revision}", expected.bytes)
+    return confirm(kubo, root, expected, clock.now())
+
+
+def fill_up(nodes: Iterable[Kubo], holder: Kubo, root: Cid, name: str) -> Outcome:
+    """`root` copied from `holder` to those of `nodes` that lack it; S3 is not needed. Every block is hashed on its way.
+    A node that cannot be reached stays behind. Raises ProofMissing when the holder does not have it all either."""
+    expected = holder.read_back(root)
+    receipts: list[ReceiptJson] = []
+    behind: dict[str, str] = {}
+    for kubo in nodes:
+        try:
+            receipts += map(to_json, _copied(kubo, holder, root, name, expected))
+        except ServiceError as error:
+            behind[kubo.name] = str(error)
+    return Outcome(tuple(receipts), behind)
+
+
+def _copied(kubo: Kubo, holder: Kubo, root: Cid, name: str, expected: Extent) -> tuple[Receipt, ...]:
     try:
         return confirm(kubo, root, expected, clock.now())
     except ProofMissing:
-        # Pinned, but something is gone or damaged: refill under the pin, which stays as it is.
-        _send(kubo, revision, streams, reading=True)
+        kubo.import_blocks(holder.blocks(root))
+        kubo.pin(root, name, expected.bytes)
         return confirm(kubo, root, expected, clock.now())
 
 
 def _send(kubo: Kubo, revision: Revision, streams: int, *, reading: bool = False) -> None:
     """Files first, in several streams, then the directories that name them. `reading`: a file counts as being there
     only if the node can read it from its disk."""
-    distinct = {file.cid: file for file in revision.files}.values()
-    with ThreadPoolExecutor(max_workers=streams, thread_name_prefix="import") as pool:
-        held = pool.map(lambda file: _holds(kubo, file, reading), distinct)
-        missing = [file for file, there in zip(distinct, held, strict=True) if not there]
-        shares = [share for share in _shares(missing, streams) if share]
-        for done in [pool.submit(kubo.import_blocks, revision.blocks(share)) for share in shares]:
-            done.result()
+    distinct = list({file.cid: file for file in revision.files}.values())
+    parts = [distinct[start::streams] for start in range(streams)]
+    missing = chain(*_all(partial(_lacking, kubo, part, reading) for part in parts))
+    shares = [share for share in _shares(missing, streams) if share]
+    _all(partial(_import, kubo, revision, share) for share in shares)
     kubo.import_blocks(revision.directory.blocks)
+
+
+def _import(kubo: Kubo, revision: Revision, files: Iterable[InventoryFile]) -> Extent:
+    return kubo.import_blocks(revision.blocks(files))
+
+
+def _lacking(kubo: Kubo, files: Iterable[InventoryFile], reading: bool) -> list[InventoryFile]:
+    return [file for file in files if not _holds(kubo, file, reading)]
 
 
 def _holds(kubo: Kubo, file: InventoryFile, reading: bool) -> bool:
@@ -138,10 +251,13 @@ def publish_small(kubo: Kubo, small: SmallDirectory, name: str) -> tuple[Receipt
     return confirm(kubo, root, small.extent, clock.now())
 
 
-def read_back(kubo: Kubo, root: str) -> tuple[Receipt, ...]:
-    """Every block of `root` given back by the node and hashed, beside the claims of pin and completeness."""
+def read_back(kubo: Kubo, root: str, sample: int = 0) -> tuple[Receipt, ...]:
+    """Every block of `root` given back by the node and hashed, beside the claims of pin and completeness; of roots with
+    more than `sample` blocks only that many drawn at random, unless it is 0."""
     cid = Cid.parse(root)
-    return confirm(kubo, cid, kubo.dag_stat(cid), clock.now(), Level.READ_BACK)
+    expected = kubo.dag_stat(cid)
+    level = Level.SAMPLED if 0 < sample < expected.blocks else Level.READ_BACK
+    return confirm(kubo, cid, expected, clock.now(), level, sample)
 
 
 def to_json(receipt: Receipt) -> ReceiptJson:

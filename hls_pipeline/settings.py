@@ -45,6 +45,12 @@ class Settings(BaseSettings):
     )
     ipfs_auth: SecretStr | None = Field(None, description="'bearer:TOKEN' or 'basic:USER:PASSWORD' for the RPC")
     ipfs_quorum: int = Field(1, ge=1, description="nodes that must prove they hold the content")
+    ipfs_grace_seconds: float = Field(
+        5, ge=0, description="what nodes beyond the quorum get to finish before they are filled up later"
+    )
+    proof_sample: int = Field(
+        0, ge=0, description="read back so many random blocks of larger packages instead of all; 0 means all"
+    )
     ipfs_streams: int = Field(2, ge=1, le=16, description="import streams per node")
     ipfs_profile: Literal["unixfs-v1-2025", "unixfs-v0-2015"] = "unixfs-v1-2025"
     ipfs_stall_seconds: float = Field(60, gt=0, description="a node silent for this long counts as down")

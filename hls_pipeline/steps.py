@@ -199,12 +199,14 @@ def publish(
     revision = _revision(upload, objects, store, settings)
     root, expected = revision.directory.root, Extent(upload.blocks or 0, upload.dag_bytes or 0)
     store.claim(lease, str(root.cid))
-    receipts = replicas.on_quorum(
+    outcome = replicas.attempt(
         nodes,
         settings.ipfs_quorum,
         lambda node: replicas.publish(node, revision, expected, streams=settings.ipfs_streams),
+        settings.ipfs_grace_seconds,
     )
-    store.pinned(lease, receipts, clock.now())
+    store.add_receipts(lease, "finding", outcome.findings(str(root.cid)), clock.now())
+    store.pinned(lease, outcome.receipts, clock.now())
     return store.upload(upload.upload_id)
 
 
@@ -230,11 +232,15 @@ def write_ipfs_manifest(
     small = replicas.SmallDirectory.of(record, revision.profile)
     root = str(small.directory.root.cid)
     store.claim(lease, root)
-    receipts = replicas.on_quorum(
-        nodes, settings.ipfs_quorum, lambda node: replicas.publish_small(node, small, f"{upload.video_id} record")
+    outcome = replicas.attempt(
+        nodes,
+        settings.ipfs_quorum,
+        lambda node: replicas.publish_small(node, small, f"{upload.video_id} record"),
+        settings.ipfs_grace_seconds,
     )
+    store.add_receipts(lease, "finding", outcome.findings(root), clock.now())
     manifest = small.directory.nodes[keys.record_manifest(revision.package.root)]
-    store.record_published(lease, root, str(manifest.cid), receipts, clock.now())
+    store.record_published(lease, root, str(manifest.cid), outcome.receipts, clock.now())
     return store.upload(upload.upload_id)
 
 
@@ -311,7 +317,8 @@ def clear_temp_storage(
     if upload.state is State.PUBLISHED:  # what was overtaken before it was published needs no proof to go
         assert upload.root and upload.record
         for root in (upload.root, upload.record):
-            evidence += replicas.on_quorum(nodes, settings.ipfs_quorum, partial(replicas.read_back, root=root))
+            check = partial(replicas.read_back, root=root, sample=settings.proof_sample)
+            evidence += replicas.on_quorum(nodes, settings.ipfs_quorum, check, settings.ipfs_grace_seconds)
     waiting = store.temp_objects(upload.upload_id)
     there = _as_staged(upload, waiting, objects, settings)
     for start in range(0, len(there), _DELETE_AT_ONCE):

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hls_pipeline import clock, documents
+from hls_pipeline import audit, clock
 from hls_pipeline.commands.services import DataOption, JsonOption, opened, print_json
 from hls_pipeline.errors import NotFound
 from hls_pipeline.metadata_store import MetadataStore, Version
 from hls_pipeline.uploads import Upload
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 VideoArgument = Annotated[str, typer.Argument(metavar="ID", help="The video id.")]
 
@@ -61,7 +68,9 @@ def status(video_id: VideoArgument, data: DataOption = None, as_json: JsonOption
     for step in about["history"]:
         console.print(f"  {step['since']}  {step['state']}")
     for finding in (upload.report or {}).get("errors", []):
-        console.print(f"  {finding['code']} {finding['path']}:{finding['line'] or ''} {finding['message']}", markup=False)
+        console.print(
+            f"  {finding['code']} {finding['path']}:{finding['line'] or ''} {finding['message']}", markup=False
+        )
     if upload.error:
         console.print(f"  last error: {upload.error}", markup=False)
     if upload.not_before and upload.not_before > clock.now():
@@ -74,21 +83,29 @@ def versions(
     video_id: VideoArgument,
     data: DataOption = None,
     as_json: JsonOption = False,
+    diff: Annotated[bool, typer.Option("--diff", help="What changed, instead of the whole documents.")] = False,
+    as_of: Annotated[datetime | None, typer.Option(help="Only the one that readers got at that time (UTC).")] = None,
 ) -> None:
     """Show every state the metadata of a video ever had: who, when, why, and the run that made it."""
-    found = opened(data).versions(video_id)
+    store = opened(data)
+    found = _versions(store.versions(video_id))
+    if as_of:
+        n = store.as_of(video_id, as_of.replace(tzinfo=UTC)).n
+        found = [about for about in found if about["n"] == n]
     if as_json:
-        print_json({"video_id": video_id, "versions": [_version(version) for version in found]}, one_line=True)
+        print_json({"video_id": video_id, "versions": found}, one_line=True)
         return
     from rich.console import Console
 
     console = Console(highlight=False)
-    for version in found:
-        about = _version(version)
-        console.print(f"[bold]version {version.n}[/]  revision {version.revision}  {about['time']}")
-        console.print(f"  {version.reason} by {version.actor}, run {version.run_id}", markup=False)
-        console.print(f"  hash {version.hash}" + ("" if about["hash_holds"] else "  [red]does not hold[/]"))
-        console.print_json(data=about["document"])
+    for about in found:
+        console.print(f"[bold]version {about['n']}[/]  revision {about['revision']}  {about['time']}")
+        console.print(f"  {about['reason']} by {about['actor']}, run {about['run_id']}", markup=False)
+        console.print(f"  hash {about['hash']}" + ("" if about["hash_holds"] else "  [red]does not hold[/]"))
+        if diff:
+            _print_changes(about["changes"], console)
+        else:
+            console.print_json(data=about["document"])
 
 
 def retry(video_id: VideoArgument, data: DataOption = None, as_json: JsonOption = False) -> None:
@@ -124,27 +141,41 @@ def _about(upload: Upload) -> dict[str, Any]:
     }
 
 
-def _version(version: Version) -> dict[str, Any]:
-    expected = documents.chain_hash(
-        n=version.n,
-        video_id=version.video_id,
-        document_sha256=documents.sha256(version.document),
-        previous_hash=version.previous_hash,
-        actor=version.actor,
-        reason=version.reason,
-        run_id=version.run_id,
-        time=clock.text(version.time),
-    )
-    return {
-        "n": version.n,
-        "revision": version.revision,
-        "document": json.loads(version.document),
-        "document_sha256": version.document_sha256,
-        "previous_hash": version.previous_hash,
-        "hash": version.hash,
-        "hash_holds": version.hash == expected,
-        "actor": version.actor,
-        "reason": version.reason,
-        "run_id": version.run_id,
-        "time": clock.text(version.time),
-    }
+def _versions(found: Sequence[Version]) -> list[dict[str, Any]]:
+    """Each version, whether its hash holds, and how its document differs from the one before."""
+    shown, previous, before = [], None, dict[str, Any]()
+    for link in audit.links_of(found):
+        document = json.loads(link.document)
+        changes = [_change(change) for change in audit.changes(before, document)]
+        about = {
+            name: value for name, value in link._asdict().items() if name not in ("video_id", "versions", "current")
+        }
+        shown.append(
+            {**about, "document": document, "hash_holds": audit.flaw(link, previous) is None, "changes": changes}
+        )
+        previous, before = link, document
+    return shown
+
+
+def _change(change: audit.Change) -> dict[str, Any]:
+    values = {"added": ("new",), "removed": ("old",), "changed": ("old", "new")}[change.kind]
+    return {"path": change.path, "kind": change.kind, **{name: getattr(change, name) for name in values}}
+
+
+def _print_changes(changes: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """One line for each place; long lists are cut."""
+    for name, places in groupby(changes, key=lambda change: re.sub(r"\[\d+\].*", "", change["path"])):
+        inside = list(places)
+        for change in inside[:_PLACES]:
+            old, new = (
+                f"{json.dumps(change[key], ensure_ascii=False)}" if key in change else None for key in ("old", "new")
+            )
+            if old is not None:
+                console.print(f"  - {change['path']}: {old}", style="red", markup=False, soft_wrap=True)
+            if new is not None:
+                console.print(f"  + {change['path']}: {new}", style="green", markup=False, soft_wrap=True)
+        if len(inside) > _PLACES:
+            console.print(f"    {name}: {len(inside) - _PLACES:,} more", markup=False)
+
+
+_PLACES = 3

@@ -7,12 +7,14 @@ between, it does so from the beginning.
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from dataclasses import dataclass
-from typing import Any
 
-from hls_pipeline import clock, keys, steps, work
+from fastapi.responses import Response
+
+from hls_pipeline import clock, steps, work
 from hls_pipeline.errors import DropChanged, LeaseLost, PipelineError
 from hls_pipeline.gateway.problems import Refused
 from hls_pipeline.gateway.services import Services
@@ -20,6 +22,9 @@ from hls_pipeline.metadata_store import Version
 from hls_pipeline.uploads import Drop, DropObject, State, Upload
 
 log = logging.getLogger(__name__)
+
+ALL = "_uploads/"
+"""What the prefixes of all packages start with; no video id does."""
 
 _BUSY_SECONDS = 20.0
 """How long an answer waits while another run holds the video."""
@@ -33,35 +38,39 @@ class Arrival:
     upload: Upload
     document: Version | None
 
-    @property
-    def status(self) -> int:
-        return 200 if self.upload.state is State.UNCHANGED else 202
-
-    def to_json(self) -> dict[str, Any] | str:
-        """The temporary document (or the current one, if the package changed nothing), as it is stored."""
-        if self.document:
-            return self.document.document
-        about = {"video_id": self.upload.video_id, "upload_id": self.upload.upload_id}
-        return {**about, "status": str(self.upload.state), "play": keys.play(self.upload.video_id, "")}
-
 
 def prefix(arrival_id: str) -> str:
     """Where the files of a package wait in the media bucket; never served."""
-    return f"_uploads/{arrival_id}/"
+    return f"{ALL}{arrival_id}/"
 
 
 def take_in(services: Services, video_id: str, arrival_id: str, objects: tuple[DropObject, ...]) -> Arrival:
-    """The package is an upload. Raises Refused (422) with the report when it breaks a rule."""
+    """The package is an upload, and as far on its way as it gets within an answer's time."""
     bucket = services.settings.s3_media
     drop = Drop(video_id, bucket, prefix(arrival_id), objects, clock.now())
     upload = services.store.receive(drop, clock.now())
-    upload = _walk(services, upload)
+    return known(services, _walk(services, upload))
+
+
+def known(services: Services, upload: Upload) -> Arrival:
+    """What an earlier answer said, or would have said."""
+    return Arrival(upload, _document(services, upload))
+
+
+def response(arrival: Arrival) -> Response:
+    """The temporary document, or the current one if the package changed nothing, as it is stored. Raises Refused (422)
+    with the report when the package breaks a rule."""
+    upload = arrival.upload
     if upload.state is State.REJECTED:
         count = len((upload.report or {}).get("errors", ()))
         raise Refused(
             422, "package_refused", f"the package breaks {count} rule(s); the report names each", report=upload.report
         )
-    return Arrival(upload, _document(services, upload))
+    about = {"video_id": upload.video_id, "upload_id": upload.upload_id, "status": str(upload.state)}
+    text = arrival.document.document if arrival.document else json.dumps(about)
+    headers = {"Location": f"/v1/videos/{upload.video_id}", "Upload-Id": upload.upload_id}
+    status = 200 if upload.state is State.UNCHANGED else 202
+    return Response(text, status, headers, media_type="application/json")
 
 
 def _walk(services: Services, upload: Upload) -> Upload:

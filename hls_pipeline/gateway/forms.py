@@ -79,6 +79,16 @@ async def body(request: Request, settings: GatewaySettings) -> AsyncIterator[byt
         yield piece
 
 
+async def small_body(request: Request, settings: GatewaySettings, most: int) -> bytes:
+    """A body that is JSON. Raises Refused: 413 when it is longer than `most` bytes."""
+    data = bytearray()
+    async for piece in body(request, settings):
+        data += piece
+        if len(data) > most:
+            raise Refused(413, "too_large", f"at most {most:,} bytes are taken here")
+    return bytes(data)
+
+
 class Form:
     """Turns pieces of a body into events."""
 

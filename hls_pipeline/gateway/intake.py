@@ -8,7 +8,6 @@ archive is spooled to disk, because its directory stands at its end. Whatever go
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
 import tempfile
 import time
@@ -94,7 +93,7 @@ async def post_video(
     boundary = forms.boundary_of(request)
     forms.check_length(request, services.settings.upload_bytes)
     if video_id is not None:
-        await run_in_threadpool(_check_video, services, caller, video_id)
+        await run_in_threadpool(check_video, services, caller, video_id)
 
     async def receive() -> Response:
         with services.limits.uploading(caller.limit_key):
@@ -117,22 +116,15 @@ async def _receive(
         began = time.perf_counter()
         await arrival.finish()
         chosen = arrival.video_id(video_id)
-        await run_in_threadpool(_check_video, services, caller, chosen)
+        await run_in_threadpool(check_video, services, caller, chosen)
         taken = await anyio.to_thread.run_sync(
             arrivals.take_in, services, chosen, arrival.id, arrival.objects, limiter=services.staging
         )
         services.metrics.uploads.labels(str(taken.upload.state)).observe(time.perf_counter() - began)
-        return arrival_response(taken)
+        return arrivals.response(taken)
 
 
-def arrival_response(taken: arrivals.Arrival) -> Response:
-    content = taken.to_json()
-    text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
-    headers = {"Location": f"/v1/videos/{taken.upload.video_id}", "Upload-Id": taken.upload.upload_id}
-    return Response(text, taken.status, headers, media_type="application/json")
-
-
-def _check_video(services: Services, caller: Caller, video_id: str) -> None:
+def check_video(services: Services, caller: Caller, video_id: str) -> None:
     if not keys.is_video_id(video_id):
         raise Refused(400, "bad_video_id", "a video id has letters, digits, - and _, at most 64, the first no - or _")
     require_owner(services.records, caller, video_id, clock.now())

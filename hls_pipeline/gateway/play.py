@@ -15,7 +15,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
 
-from hls_pipeline import keys, steps
+from hls_pipeline import keys
 from hls_pipeline.errors import NotFound, ObjectChanged, ObjectMissing, Outage, ServiceError
 from hls_pipeline.gateway import ranges
 from hls_pipeline.gateway.access import Reader
@@ -31,6 +31,8 @@ from hls_pipeline.uploads import State
 
 router = APIRouter(prefix="/v1/videos", tags=["playback"])
 
+_MEDIA = frozenset({"segment", "part", "init", "key", "image"})
+"""Roles of files that name no others and may be large."""
 _ON_IPFS = frozenset({State.PUBLISHED, State.CLEARED})
 _IMMUTABLE = "public, max-age=31536000, immutable"
 _REVALIDATED = "public, no-cache"
@@ -72,7 +74,7 @@ def play(
     }
     if names_etag(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
-    if services.settings.play == "redirect" and not found.file.is_playlist:
+    if services.settings.play == "redirect" and found.file.role in _MEDIA:
         return _redirect(services, found, cid is not None)
     return _send(request, services, video_id, found, headers)
 
@@ -146,41 +148,46 @@ def _pieces(services: Services, video_id: str, found: Playable, start: int, end:
 
 
 def _origins(services: Services, found: Playable) -> list[Origin]:
-    if found.file.is_playlist:
-        return [partial(_playlist, services, found)]
+    if found.file.role not in _MEDIA:
+        return [partial(_document, services, found)]
     if found.state in _ON_IPFS:
         return [partial(node.read, found.file.cid) for node in services.nodes]
+    return [_from_s3(services, found)]
+
+
+def _from_s3(services: Services, found: Playable) -> Origin:
     assert found.file.key is not None
-    return [partial(services.objects.read_range, services.settings.s3_media, found.file.key)]
+    return partial(services.objects.read_range, services.settings.s3_media, found.file.key)
 
 
-def _playlist(services: Services, found: Playable, start: int, end: int) -> Iterator[bytes]:
+def _document(services: Services, found: Playable, start: int, end: int) -> Iterator[bytes]:
+    """A playlist or another file that names files: in S3 lies the creator's, to be shown is the published form."""
     data = services.playlists.get(found.file.cid)
     if data is None:
-        data = _from_ipfs(services, found) if found.state in _ON_IPFS else _from_originals(services, found)
+        data = _published_on_ipfs(services, found) if found.state in _ON_IPFS else _published_in_s3(services, found)
+        services.playlists.put(found.file.cid, data)
     yield data[start:end]
 
 
-def _from_ipfs(services: Services, found: Playable) -> bytes:
-    for last, node in zip([*[False] * (len(services.nodes) - 1), True], services.nodes, strict=True):
+def _published_on_ipfs(services: Services, found: Playable) -> bytes:
+    problem: ServiceError | None = None
+    for node in services.nodes:
         try:
-            data = b"".join(node.read(found.file.cid))
-        except ServiceError:
-            if last:
-                raise
-        else:
-            services.playlists.put(found.file.cid, data)
-            return data
-    raise NotFound("no node is configured")
+            return b"".join(node.read(found.file.cid))
+        except ServiceError as error:
+            problem = error
+    raise problem or Outage("no IPFS node is configured")
 
 
-def _from_originals(services: Services, found: Playable) -> bytes:
-    """The published form, made from the creator's playlists in S3, for all playlists of the revision at once."""
+def _published_in_s3(services: Services, found: Playable) -> bytes:
+    """Made from the creator's originals, for all documents of the revision at once."""
     upload = services.store.upload(found.upload_id)
     files = services.store.inventory(found.upload_id)
     settings = services.settings
     revision = Revision(upload, files, services.objects, settings.s3_media, settings.policy())
-    forms = {path: relative(playlist) for path, playlist in revision.package.playlists.items()}
-    for path, data in forms.items():
-        services.playlists.put(revision.by_path[path].cid, data)
-    return forms[found.file.path]
+    for document in revision.documents():
+        services.playlists.put(revision.by_path[document.path].cid, relative(document))
+    data = services.playlists.get(found.file.cid)
+    if data is None:  # it names nothing after all
+        data = b"".join(_from_s3(services, found)(0, found.file.size))
+    return data

@@ -56,10 +56,11 @@ class Refused(UserError):
         code: str,
         message: str,
         headers: Mapping[str, str] | None = None,
-        report: Mapping[str, Any] | None = None,
+        **more: Any,
     ) -> None:
+        """`more` are further members of the problem document, such as `report`."""
         super().__init__(message)
-        self.status, self.code, self.headers, self.report = status, code, dict(headers or {}), report
+        self.status, self.code, self.headers, self.more = status, code, dict(headers or {}), more
 
 
 def install(app: FastAPI) -> None:
@@ -73,12 +74,12 @@ def answer(error: PipelineError, request_id: str = "") -> JSONResponse:
     status = status_of(error)
     detail = _HIDDEN.get(status) or str(error)
     headers = dict(error.headers) if isinstance(error, Refused) else {}
-    report = error.report if isinstance(error, Refused) else None
+    more = error.more if isinstance(error, Refused) else {}
     if status == 503:
         headers.setdefault("Retry-After", str(_RETRY_SECONDS))
     if isinstance(error, PackageRefused):
-        report = error.report.to_json()
-    return problem(status, error.code, detail, request_id, headers, report=report)
+        more = {"report": error.report.to_json()}
+    return problem(status, error.code, detail, request_id, headers, **more)
 
 
 def status_of(error: PipelineError) -> int:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from hls_pipeline import tables
 from hls_pipeline.errors import NotFound
 from hls_pipeline.metadata_store import InventoryFile, MetadataStore
-from hls_pipeline.uploads import State
+from hls_pipeline.uploads import IN_WORK, State
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,29 @@ class Playable:
     revision: int
     root: str
     file: InventoryFile
+
+
+@dataclass(frozen=True)
+class PresignedFile:
+    """A file that its sender puts to S3 itself; `parts_id` is the S3 upload of one that goes up in parts."""
+
+    path: str
+    size: int
+    parts_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Presigned:
+    """An upload that is sent straight to S3."""
+
+    id: str
+    key_id: str
+    video_id: str
+    files: tuple[PresignedFile, ...]
+    created_at: datetime
+    expires_at: datetime
+    completed_at: datetime | None = None
+    upload_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -153,6 +176,54 @@ class Records:
         with self._store.reading() as db:
             return db.execute(sa.select(tables.video.c.current_version).filter_by(video_id=video_id)).scalar()
 
+    # ---- presigned uploads ------------------------------------------------------------------------------------
+
+    def add_presigned(self, presigned: Presigned) -> None:
+        files = [[file.path, file.size, file.parts_id] for file in presigned.files]
+        values = {field.name: getattr(presigned, field.name) for field in fields(Presigned)}
+        with self._store.writing() as db:
+            db.execute(sa.insert(tables.presigned_upload).values(**{**values, "files": files}))
+
+    def presigned(self, presigned_id: str) -> Presigned:
+        """Raises NotFound."""
+        with self._store.reading() as db:
+            row = db.execute(sa.select(tables.presigned_upload).filter_by(id=presigned_id)).first()
+        if row is None:
+            raise NotFound("there is no such upload; it may have expired")
+        return _presigned(row)
+
+    def begin_completion(self, presigned_id: str, now: datetime, stale: timedelta) -> bool:
+        """Whether the caller is the one to complete it; somebody who began `stale` ago counts for nothing."""
+        table = tables.presigned_upload
+        free = table.c.completed_at.is_(None) | (table.c.completed_at < now - stale)
+        query = sa.update(table).where(table.c.id == presigned_id, table.c.upload_id.is_(None), free)
+        with self._store.writing() as db:
+            return bool(db.execute(query.values(completed_at=now)).rowcount)
+
+    def end_completion(self, presigned_id: str, upload_id: str | None) -> None:
+        """It became this upload, or came to nothing and may be tried again."""
+        values = {"upload_id": upload_id} if upload_id else {"completed_at": None}
+        with self._store.writing() as db:
+            db.execute(sa.update(tables.presigned_upload).filter_by(id=presigned_id).values(**values))
+
+    def expired(self, now: datetime) -> tuple[Presigned, ...]:
+        table = tables.presigned_upload
+        with self._store.reading() as db:
+            return tuple(_presigned(row) for row in db.execute(sa.select(table).where(table.c.expires_at < now)))
+
+    def drop_presigned(self, presigned_id: str) -> None:
+        with self._store.writing() as db:
+            db.execute(sa.delete(tables.presigned_upload).filter_by(id=presigned_id))
+
+    def waiting(self, arrival_id: str) -> bool:
+        """Whether what lies under this id in `_uploads/` is still needed."""
+        upload, table = tables.upload, tables.presigned_upload
+        frozen = sa.select(upload.c.upload_id).where(
+            upload.c.state.in_(IN_WORK | {State.FAILED}), sa.cast(upload.c.drop, sa.Text).contains(arrival_id)
+        )
+        with self._store.reading() as db:
+            return bool(db.execute(frozen).first() or db.execute(sa.select(table).filter_by(id=arrival_id)).first())
+
     # ---- idempotency ------------------------------------------------------------------------------------------
 
     def begin(
@@ -191,3 +262,8 @@ class Records:
 def _key(row: sa.Row[Any]) -> ApiKey:
     values = {field.name: getattr(row, field.name) for field in fields(ApiKey)}
     return ApiKey(**{**values, "scopes": tuple(row.scopes)})
+
+
+def _presigned(row: sa.Row[Any]) -> Presigned:
+    values = {field.name: getattr(row, field.name) for field in fields(Presigned)}
+    return Presigned(**{**values, "files": tuple(PresignedFile(*file) for file in row.files)})

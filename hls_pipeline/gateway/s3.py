@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
+from datetime import datetime
 from typing import Any
 
 from hls_pipeline.errors import Outage
@@ -84,12 +85,13 @@ class GatewayStore(ObjectStore):
                 Bucket=bucket, Key=key, UploadId=parts_id, MultipartUpload={"Parts": parts}
             )
 
-    def abort_parts(self, bucket: str, prefix: str) -> None:
-        """Gives up every upload in parts under `prefix`."""
+    def abort_parts(self, bucket: str, prefix: str, older_than: datetime | None = None) -> None:
+        """Gives up every upload in parts under `prefix`, or those that began before a moment."""
         with _border(f"giving up uploads under s3://{bucket}/{prefix}"):
-            found = self._client.list_multipart_uploads(Bucket=bucket, Prefix=prefix)
-            for item in found.get("Uploads", ()):
-                self._client.abort_multipart_upload(Bucket=bucket, Key=item["Key"], UploadId=item["UploadId"])
+            for page in self._client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix):
+                for item in page.get("Uploads", ()):
+                    if older_than is None or item["Initiated"] < older_than:
+                        self._client.abort_multipart_upload(Bucket=bucket, Key=item["Key"], UploadId=item["UploadId"])
 
     def parts(self, bucket: str, key: str, parts_id: str) -> dict[int, tuple[str, int]]:
         """Number → (ETag, bytes) of the parts that are there."""

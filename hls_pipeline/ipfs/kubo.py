@@ -9,7 +9,9 @@ belongs to `proof`. Source: kubo core/commands; what was learnt about it is in t
 from __future__ import annotations
 
 import base64
+import copy
 import secrets
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,12 +20,12 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
-from hls_pipeline.errors import Corruption, ProofMissing, ServiceError, UsageError, UserError
+from hls_pipeline.errors import Corruption, Outage, ProofMissing, ServiceError, UsageError, UserError
 from hls_pipeline.ipfs import car
 from hls_pipeline.ipfs.border import border, refusal
-from hls_pipeline.ipfs.cid import IDENTITY, NO_ROOT, Cid
+from hls_pipeline.ipfs.cid import NO_ROOT, Cid
 from hls_pipeline.ipfs.control import Control, multiaddr
-from hls_pipeline.ipfs.unixfs import Extent, links
+from hls_pipeline.ipfs.unixfs import Extent, walk
 from hls_pipeline.ipfs.wire import Exchange, Limits, Response, duration
 
 _CONTROL_SECONDS = 60
@@ -34,6 +36,8 @@ _SLOWEST_WALK = 50_000_000
 _SETTLE = 2
 """Seconds, beyond its walk, that a pin which was just made may be missing."""
 _PIECE = 256 * 1024
+_ONLY_ITS_OWN = {"Cache-Control": "only-if-cached"}
+"""Asks a gateway not to fetch from its peers what it lacks itself."""
 _ALREADY_UNPINNED = "not pinned"
 
 
@@ -74,6 +78,7 @@ class Kubo:
         self._headers = _authorization(auth)
         self._connect, self._stall = connect_seconds, stall_seconds
         self._control = Control(rpc_url, self._headers, self._limits(_CONTROL_SECONDS))
+        self._over = threading.Event()
 
     def __repr__(self) -> str:
         return f"Kubo({self.name})"
@@ -88,6 +93,13 @@ class Kubo:
 
     def close(self) -> None:
         self._control.close()
+
+    def until(self, over: threading.Event) -> Kubo:
+        """The same node for one attempt: once `over` is set, the next call, or the next block sent, is an Outage. So
+        whoever gave the attempt up need not fear that it pins something much later."""
+        lent = copy.copy(self)
+        lent._over = over
+        return lent
 
     # who it is
 
@@ -122,6 +134,7 @@ class Kubo:
                 wanted = exchange.send([_part_head(boundary), car.header([NO_ROOT])])
             count = size = 0
             for cid, data in blocks:
+                self._go_on(what)
                 with border(what):
                     wanted = wanted and exchange.send(car.frame(cid, data))
                 if not wanted:
@@ -236,20 +249,39 @@ class Kubo:
             return Extent(int(of_root["NumBlocks"]), int(of_root["Size"]))
 
     def read_back(self, cid: Cid, seconds: float = _LONG) -> Extent:
-        """Read the whole DAG from the gateway: every block hashed, every link followed, nothing else accepted.
+        """Read the whole DAG from the gateway and answer its distinct blocks: exactly those that `cid` names.
+        ProofMissing as for `blocks`."""
+        count = size = 0
+        for _, data in self.blocks(cid, seconds):
+            count, size = count + 1, size + len(data)
+        return Extent(count, size)
 
-        The walk starts at `cid`, so what it finds complete is exactly the set of blocks that `cid` names. Answers
-        the distinct blocks. ProofMissing for a block that is missing, wrong or foreign, also when the status was
-        200 (specs.ipfs.tech/http-gateways/trustless-gateway: clients must verify completeness).
+    def blocks(self, cid: Cid, seconds: float = _LONG) -> Iterator[car.Block]:
+        """The blocks of a DAG from the gateway, parents first, each once: every one hashed, every link followed,
+        nothing else accepted.
+
+        ProofMissing for a block that is missing, wrong or foreign, also when the status was 200, and also after good
+        blocks (specs.ipfs.tech/http-gateways/trustless-gateway: clients must verify completeness).
         """
         what = f"reading {cid} back from the gateway of {self.name}"
         query = urlencode({"format": "car", "dag-scope": "all", "car-order": "dfs", "car-dups": "n"})
-        headers = {"Accept": "application/vnd.ipld.car", "Cache-Control": "only-if-cached"}
+        headers = {"Accept": "application/vnd.ipld.car", **_ONLY_ITS_OWN}
         with self._get(f"/ipfs/{cid}?{query}", headers, what, seconds) as response, border(what):
             try:
-                return _walk(cid, car.read_car(response))
+                yield from walk([cid], car.read_car(response))
             except Corruption as error:
                 raise ProofMissing(f"{what}: {error}") from error
+
+    def block(self, cid: Cid) -> bytes:
+        """One block from the gateway, hashed. ProofMissing if it is missing or wrong."""
+        what = f"reading block {cid} from the gateway of {self.name}"
+        headers = {"Accept": "application/vnd.ipld.raw", **_ONLY_ITS_OWN}
+        with self._get(f"/ipfs/{cid}?format=raw", headers, what, _CONTROL_SECONDS) as response, border(what):
+            data = response.read(car.MAX_BLOCK)
+            response.require_end()
+        if not cid.verifies(data):
+            raise ProofMissing(f"{what}: its bytes hash to something else")
+        return data
 
     def read(self, path: Cid | str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """A file's bytes from the gateway, as players get them: `CID` or `CID/path`. Not checked against hashes."""
@@ -272,7 +304,12 @@ class Kubo:
     def _what(self, call: str) -> str:
         return f"{call} at {self.name}"
 
+    def _go_on(self, what: str) -> None:
+        if self._over.is_set():
+            raise Outage(f"{what}: given up, because it took longer than the others")
+
     def _ask(self, call: str, question: Any) -> Any:
+        self._go_on(self._what(call))
         return self._control.ask(self._what(call), question)
 
     def _name(self, call: str, question: Any) -> str:
@@ -290,6 +327,7 @@ class Kubo:
         silence: float = 0,
     ) -> Exchange:
         """An RPC call that streams. The node gets the limit too, so that it does not go on when we have left."""
+        self._go_on(self._what(call))
         query = urlencode({**parameters, "timeout": duration(seconds)})
         url = f"{self._rpc_url}/api/v0/{call}?{query}"
         return Exchange(url, self._limits(seconds + 30, silence), {**self._headers, **(headers or {})})
@@ -313,6 +351,7 @@ class Kubo:
 
     @contextmanager
     def _get(self, target: str, headers: Mapping[str, str], what: str, seconds: float) -> Iterator[Response]:
+        self._go_on(what)
         with Exchange(self._gateway_url + target, self._limits(seconds), headers) as exchange:
             with border(what):
                 exchange.start("GET")
@@ -352,25 +391,6 @@ def _import_statistics(what: str, answers: Iterable[Mapping[str, Any]], sent: Ex
     if found != [sent]:
         raise ProofMissing(f"{what}: sent {sent.blocks} blocks of {sent.bytes} bytes, the node took {found}")
     return sent
-
-
-def _walk(root: Cid, blocks: Iterable[car.Block]) -> Extent:
-    """Follow every link from `root` through verified blocks; each must be one that a block before it names."""
-    wanted, seen, size = {bytes(root)}, set[bytes](), 0
-    for cid, data in blocks:
-        key = bytes(cid)
-        if key in seen:
-            continue
-        if key not in wanted:
-            raise Corruption(f"block {cid} is no part of it")
-        wanted.remove(key)
-        seen.add(key)
-        size += len(data)
-        children = (bytes(child) for child in links(cid, data) if child.hash != IDENTITY)
-        wanted.update(child for child in children if child not in seen)
-    if wanted:
-        raise Corruption(f"{len(wanted)} blocks are missing, {Cid.from_bytes(min(wanted))} among them")
-    return Extent(len(seen), size)
 
 
 def _gateway_refusal(what: str, status: int, text: str) -> ServiceError:

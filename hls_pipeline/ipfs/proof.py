@@ -1,20 +1,23 @@
 """What a node's answers prove about a root, as receipts that can be stored and shown.
 
-Four levels, each including those before: *accepted* (the node counted the blocks that were sent), *pinned* (it has a
-recursive pin of the root), *complete* (it read every block of the DAG from its disk), *read back* (we got every block
-from its gateway and hashed it). A receipt says who was asked what and what it answered; it is written only after the
-answer held. What a level is needed for is decided in `steps`.
+Five levels, each including those before: *accepted* (the node counted the blocks that were sent), *pinned* (it has a
+recursive pin of the root), *complete* (it read every block of the DAG from its disk), *sampled* (we got blocks drawn at
+random from its gateway, with all above them, and hashed them), *read back* (the same with every block). A receipt says
+who was asked what and what it answered; it is written only after the answer held. What a level is needed for is decided
+in `steps`.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
 
 from hls_pipeline.errors import ProofMissing
-from hls_pipeline.ipfs.cid import Cid
+from hls_pipeline.ipfs import dagpb
+from hls_pipeline.ipfs.cid import IDENTITY, RAW, Cid
 from hls_pipeline.ipfs.kubo import Kubo
 from hls_pipeline.ipfs.unixfs import Extent
 
@@ -23,7 +26,8 @@ class Level(IntEnum):
     ACCEPTED = 1
     PINNED = 2
     COMPLETE = 3
-    READ_BACK = 4
+    SAMPLED = 4
+    READ_BACK = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +51,10 @@ def accepted(node: Kubo, root: Cid, sent: Extent, now: datetime) -> Receipt:
 
 
 def confirm(
-    node: Kubo, root: Cid, expected: Extent, now: datetime, level: Level = Level.COMPLETE
+    node: Kubo, root: Cid, expected: Extent, now: datetime, level: Level = Level.COMPLETE, sample: int = 0
 ) -> tuple[Receipt, ...]:
     """Ask the node for all levels from *pinned* up to `level`. ProofMissing if one does not hold.
+    `sample` is how many blocks *sampled* draws.
 
     `expected` counts whole files (`Directory.extent`). Where chunks repeat, a complete node has fewer blocks than
     that; then the read-back decides, whose count is exact because it follows the hashes from the root.
@@ -61,7 +66,11 @@ def confirm(
     if level >= Level.COMPLETE:
         stat = node.dag_stat(root, expected.bytes)
         found.append((Level.COMPLETE, "dag/stat offline=true", _count(stat)))
-        if level >= Level.READ_BACK or stat != expected:
+        if level == Level.SAMPLED and stat == expected:
+            drawn = _sample(node, root, sample)
+            asked = f"gateway format=raw, {sample} leaves at random and all above them, each hashed"
+            found.append((Level.SAMPLED, asked, f"{_count(drawn)}, of {_count(stat)}"))
+        elif level >= Level.READ_BACK or stat != expected:
             read = node.read_back(root)
             found.append((Level.READ_BACK, "gateway format=car dag-scope=all, every block hashed", _count(read)))
             if read != stat:
@@ -69,6 +78,34 @@ def confirm(
                     f"{node.name} says that {root} has {_count(stat)}, but gave back {_count(read)}; try again"
                 )
     return _receipts(node, root, now, found)
+
+
+def _sample(node: Kubo, root: Cid, draws: int) -> Extent:
+    """Random ways from the root down to leaves, each byte as likely as any other to be met; the blocks seen. A node
+    that lacks or falsifies a share p of the bytes passes with a chance of (1 - p) ** draws."""
+    inner: dict[Cid, tuple[list[Cid], list[int]]] = {}
+    sizes: dict[Cid, int] = {}
+    chance = random.SystemRandom()
+    for _ in range(draws):
+        at = root
+        while True:
+            if at not in sizes:
+                block = node.block(at)
+                sizes[at] = len(block)
+                inner[at] = _children(at, block)
+            children, weights = inner[at]
+            if not children:
+                break
+            (at,) = chance.choices(children, weights)
+    return Extent(len(sizes), sum(sizes.values()))
+
+
+def _children(cid: Cid, block: bytes) -> tuple[list[Cid], list[int]]:
+    """The blocks below, and the bytes below each as its parent says (Tsize)."""
+    if cid.codec == RAW:
+        return [], []
+    below = [link for link in dagpb.decode(block).links if link.cid.hash != IDENTITY]
+    return [link.cid for link in below], [max(link.tsize, 1) for link in below]
 
 
 def holders(receipts: Iterable[Receipt], root: Cid, level: Level) -> frozenset[str]:

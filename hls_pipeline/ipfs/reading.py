@@ -7,13 +7,14 @@ be longer than what it answers; otherwise Corruption. Building belongs to `files
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 from hls_pipeline.errors import Corruption, NotFound
 from hls_pipeline.ipfs import dagpb
-from hls_pipeline.ipfs.cid import DAG_PB, RAW, Cid
+from hls_pipeline.ipfs.car import Block
+from hls_pipeline.ipfs.cid import DAG_PB, IDENTITY, RAW, Cid
 from hls_pipeline.ipfs.directories import FANOUT, MURMUR3, murmur
 
 Fetch = Callable[[Cid], bytes]
@@ -68,6 +69,25 @@ def entries(cid: Cid, fetch: Fetch) -> Iterator[Entry]:
     pb, node = _directory(cid, fetch)
     for link in pb.links if node.type == dagpb.DIRECTORY else _shard_links(pb, node, b"", fetch):
         yield Entry(link.name.decode("utf-8", "surrogateescape"), link.cid, link.tsize)
+
+
+def walk(roots: Iterable[Cid], blocks: Iterable[Block]) -> Iterator[Block]:
+    """`blocks`, which are verified already, as long as they make up exactly what `roots` name: each must be named by
+    one before it, repeated ones are left out, and at the end none may lack. Corruption."""
+    wanted, seen = {bytes(root) for root in roots}, set[bytes]()
+    for cid, data in blocks:
+        key = bytes(cid)
+        if key in seen:
+            continue
+        if key not in wanted:
+            raise Corruption(f"block {cid} is no part of it")
+        wanted.remove(key)
+        seen.add(key)
+        yield cid, data
+        children = (bytes(child) for child in dagpb.links(cid, data) if child.hash != IDENTITY)
+        wanted.update(child for child in children if child not in seen)
+    if wanted:
+        raise Corruption(f"{len(wanted)} blocks are missing, {Cid.from_bytes(min(wanted))} among them")
 
 
 def read_file(cid: Cid, fetch: Fetch, start: int = 0, end: int | None = None) -> Iterator[bytes]:

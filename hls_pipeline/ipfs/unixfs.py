@@ -7,7 +7,7 @@ wire forms in `dagpb`, reading back (paths, listings, seeking) in `reading`, and
 from hls_pipeline.ipfs.dagpb import links
 from hls_pipeline.ipfs.directories import Directory, Extent, build_directory
 from hls_pipeline.ipfs.files import PROFILES, FileBuilder, Node, Profile
-from hls_pipeline.ipfs.reading import Entry, Kind, entries, inspect, read_file, resolve
+from hls_pipeline.ipfs.reading import Entry, Kind, entries, inspect, read_file, resolve, walk
 from hls_pipeline.ipfs.tree import hash_tree
 
 __all__ = [
@@ -26,4 +26,5 @@ __all__ = [
     "links",
     "read_file",
     "resolve",
+    "walk",
 ]

@@ -51,6 +51,11 @@ class DataFolder:
     def stack_file(self) -> Path:
         return self.path / "stack.json"
 
+    @property
+    def api_key_file(self) -> Path:
+        """Written by the gateway at its first start."""
+        return self.path / "api_key"
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder for this process. Raises UsageError naming the process that holds it already."""

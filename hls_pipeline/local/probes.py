@@ -37,6 +37,10 @@ def webserver_answers(url: str) -> bool:
     return _ask(f"{url}/server_info", None) is not None
 
 
+def gateway_is_well(url: str) -> bool:
+    return _ask(f"{url}/healthz", None) is not None
+
+
 def daemons_beat(url: str, since: float) -> bool:
     """Whether every daemon that Dagster wants has reported after `since` (epoch seconds), as its web app sees it."""
     answer = graphql(url, _HEARTBEATS)

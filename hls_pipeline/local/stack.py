@@ -23,7 +23,7 @@ from hls_pipeline.local.narrator import ConsoleNarrator
 from hls_pipeline.local.supervisor import Part, Supervisor
 from hls_pipeline.settings import Settings
 
-PORTS = (*seaweed.PORTS, "ipfs_rpc", "ipfs_gateway", "code_server", "dagster")
+PORTS = (*seaweed.PORTS, "ipfs_rpc", "ipfs_gateway", "code_server", "dagster", "gateway")
 
 _LEFTOVER_SECONDS = 3.0  # what is left of a killed stack has this long to end by itself
 
@@ -132,6 +132,14 @@ class Stack:
                 address=self.url("dagster"),
             ),
             Part(
+                name="gateway",
+                title="gateway and pages",
+                command=_python("hls_pipeline.local.gateway", str(self.ports["gateway"])),
+                answers=lambda _: probes.gateway_is_well(self.url("gateway")),
+                needs=("databases",),
+                address=self.url("gateway"),
+            ),
+            Part(
                 name="daemon",
                 title="Dagster daemon (watches the inbox)",
                 command=_python("hls_pipeline.cli", "daemon", "--workspace", workspace),
@@ -160,6 +168,8 @@ class Stack:
     def description(self) -> dict[str, Any]:
         """`stack.json`."""
         return {
+            "gateway": self.url("gateway"),
+            "api_key": self.folder.api_key_file.read_text().strip(),
             "s3": self.url("s3"),
             "s3_access_key": self.identity.s3_access_key,
             "s3_secret_key": self.identity.s3_secret_key,

@@ -18,6 +18,8 @@ REFUSED = {"bad-iframes-offsets"}
 ROOTS = {"shaka-hls-interstitial": "main.m3u8"}
 REPAIRED = {"names-nasty/index.m3u8"}
 
+PROCESSES = ("weed", "ipfs_node", "forkserver", "code-server", "daemon", "ui", "gateway", "up")
+
 PACKAGES = sorted(
     path for group in ("packages", "ffmpeg") for path in (CORPUS / group).iterdir() if path.name not in REFUSED
 )
@@ -25,7 +27,15 @@ PACKAGES = sorted(
 
 def frames(playlist: str) -> bytes:
     """Checksums of every decoded frame, as ffmpeg lists them."""
-    command = ["ffmpeg", "-v", "error", "-protocol_whitelist", "file,http,tcp,crypto,data", "-allowed_extensions", "ALL"]
+    command = [
+        "ffmpeg",
+        "-v",
+        "error",
+        "-protocol_whitelist",
+        "file,http,tcp,crypto,data",
+        "-allowed_extensions",
+        "ALL",
+    ]
     done = subprocess.run(
         [*command, "-i", playlist, "-map", "0:v?", "-map", "0:a?", "-f", "framemd5", "-"],
         capture_output=True,
@@ -43,7 +53,9 @@ def test_every_package_of_the_corpus_comes_out_ready_and_plays_the_same(pipeline
         pipeline.drop(path.name, folder(path) | metadata)
     for path in PACKAGES:
         pipeline.wait(path.name, *ENDS, seconds=400)
-    print(f"{len(PACKAGES)} packages of the corpus: {time.monotonic() - began:.0f} s from the first drop to the last clean-up")
+    print(
+        f"{len(PACKAGES)} packages of the corpus: {time.monotonic() - began:.0f} s from the first drop to the last clean-up"
+    )
     for path in PACKAGES:
         compare(pipeline, path)
     assert list(pipeline.objects.listing("inbox")) == []
@@ -120,7 +132,9 @@ def test_a_refused_package_says_why_in_the_inbox_and_in_dagster_and_is_nowhere_o
     assert check["evaluation"]["checkName"] == "package_rules"
     assert check["evaluation"]["success"] is False
     assert "HLS_BAD_BYTERANGE" in check["evaluation"]["description"]
-    assert not [event for event in run["eventConnection"]["events"] if event["__typename"] == "ExecutionStepFailureEvent"]
+    assert not [
+        event for event in run["eventConnection"]["events"] if event["__typename"] == "ExecutionStepFailureEvent"
+    ]
 
     good = folder(CORPUS / "ffmpeg" / "ts-single")
     time.sleep(1.1)  # S3 tells time in seconds, and the new mark must be younger than the old one
@@ -225,7 +239,9 @@ def test_a_large_package_passes_without_large_processes(pipeline: Pipeline, tmp_
     finally:
         done.set()
         watcher.join()
-    print(f"250 MiB in {count} files: {time.monotonic() - began:.0f} s from mark to clean-up; most resident MiB: {largest}")
+    print(
+        f"250 MiB in {count} files: {time.monotonic() - began:.0f} s from mark to clean-up; most resident MiB: {largest}"
+    )
     ours = {name: mebibytes for name, mebibytes in largest.items() if name != "weed"}
     assert max(ours.values()) <= 300, ours
 
@@ -236,8 +252,7 @@ def watch_memory(pipeline: Pipeline, largest: dict[str, int], done: threading.Ev
             try:
                 process = psutil.Process(pid)
                 words = process.cmdline()
-                name = next((word for word in words if "weed" in word or "hls_pipeline" in word), " ".join(words)[:60])
-                name = "weed" if "weed" in name else name
+                name = next((name for name in PROCESSES if any(name in word for word in words)), "others")
                 largest[name] = max(largest.get(name, 0), process.memory_info().rss >> 20)
             except psutil.NoSuchProcess:
                 continue
@@ -249,7 +264,15 @@ def test_the_dagster_ui_has_every_asset_materialised_with_metadata_and_a_check(p
     query = """{ assetNodes { assetKey { path } hasAssetChecks
         assetMaterializations(partitions: ["shown"], limit: 1) { metadataEntries { label } } } }"""
     deadline = time.monotonic() + 20
-    expected = {"inbox_package", "s3_segments", "s3_manifest", "ipfs_cids", "ipfs_manifest", "final_metadata", "s3_cleanup"}
+    expected = {
+        "inbox_package",
+        "s3_segments",
+        "s3_manifest",
+        "ipfs_cids",
+        "ipfs_manifest",
+        "final_metadata",
+        "s3_cleanup",
+    }
     while True:
         nodes = {node["assetKey"]["path"][0]: node for node in pipeline.graphql(query)["assetNodes"]}
         if all(nodes[name]["assetMaterializations"] for name in expected):

@@ -1,4 +1,4 @@
-"""The pages, in Debian's Chromium: a folder is sent, watched and played, through the move to IPFS and a second revision;
+"""The pages, in Debian's Chromium: a folder is sent, watched and played through the move to IPFS and a second revision,
 and whatever strangers write stays text."""
 
 from __future__ import annotations

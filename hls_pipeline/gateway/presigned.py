@@ -1,0 +1,250 @@
+"""`/v1/uploads`: a package sent straight to S3 by presigned addresses, file by file, resumable.
+
+The sender says what it will send, puts each file (large ones in parts) and completes. Sizes are signed, and what is
+staged afterwards is read with the ETags listed at completion, so an address that outlives it can change nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from datetime import timedelta
+from typing import Any
+
+import anyio
+from fastapi import APIRouter, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hls_pipeline import clock, keys
+from hls_pipeline.errors import NotFound, PackageRefused, UsageError
+from hls_pipeline.gateway import arrivals, forms
+from hls_pipeline.gateway.access import Caller, Scope, Writer, require_owner
+from hls_pipeline.gateway.problems import Refused
+from hls_pipeline.gateway.records import Presigned, PresignedFile
+from hls_pipeline.gateway.services import Services, ServicesDep
+from hls_pipeline.hls.content_types import content_type
+from hls_pipeline.hls.findings import Findings, Report
+from hls_pipeline.hls.paths import check_paths
+from hls_pipeline.hls.policy import Limits
+from hls_pipeline.submission import choose_video_id
+from hls_pipeline.uploads import DropObject
+
+router = APIRouter(prefix="/v1/uploads", tags=["upload"])
+
+_REQUEST_BYTES = 8 << 20
+_PART = 64 << 20
+"""Bytes of a part, and the largest file that goes up in one."""
+_COMPLETION = timedelta(minutes=10)
+
+
+class FileToSend(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str = Field(max_length=1024, examples=["v/seg_000.ts"])
+    size: int = Field(ge=0, description="bytes")
+
+
+class UploadRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    files: list[FileToSend] = Field(min_length=1)
+    video_id: str | None = None
+    metadata: dict[str, Any] | None = Field(None, description="metadata.json; leave it out of `files` then")
+
+
+_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": UploadRequest.model_json_schema()}},
+    }
+}
+
+
+@router.post(
+    "",
+    status_code=201,
+    summary="Say what will be sent, get an address for each file",
+    description="Put each file to its `urls`: one, or one for each part of `part_size` bytes. The `Content-Length` is "
+    "signed. Then complete.",
+    responses={413: {"description": "too large"}, 422: {"description": "names or sizes break rules"}},
+    openapi_extra=_BODY,
+    response_class=JSONResponse,
+)
+async def begin(request: Request, services: ServicesDep, caller: Writer) -> Response:
+    data = await forms.small_body(request, services.settings, _REQUEST_BYTES)
+    try:
+        wanted = UploadRequest.model_validate_json(data)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in fault["loc"])
+        raise Refused(400, "bad_request", f"{place or 'body'}: {fault['msg']}") from error
+    made = await run_in_threadpool(_begin, services, caller, wanted)
+    return JSONResponse(made, 201, {"Location": f"/v1/uploads/{made['id']}"})
+
+
+@router.get("/{upload_id}", summary="What is still missing, with new addresses for it")
+def look(upload_id: str, services: ServicesDep, caller: Writer) -> dict[str, Any]:
+    return _about(services, _own(services, caller, upload_id))
+
+
+@router.post(
+    "/{upload_id}/complete",
+    status_code=202,
+    summary="Everything is there",
+    responses={
+        200: {"description": "nothing new: the current document"},
+        202: {"description": "the temporary document"},
+        409: {"description": "files are missing; `missing` names them"},
+        422: {"description": "the package breaks rules; `report` names each"},
+    },
+    response_class=Response,
+)
+async def complete(upload_id: str, services: ServicesDep, caller: Writer) -> Response:
+    presigned = await run_in_threadpool(_own, services, caller, upload_id)
+    taken = await anyio.to_thread.run_sync(_complete, services, presigned, limiter=services.staging)
+    return arrivals.response(taken)
+
+
+@router.delete("/{upload_id}", status_code=204, summary="Give it up; what was sent is removed")
+def give_up(upload_id: str, services: ServicesDep, caller: Writer) -> Response:
+    presigned = _own(services, caller, upload_id)
+    if presigned.completed_at:
+        raise Refused(409, "conflict", "it is complete already; withdraw the video instead")
+    services.objects.remove_all(services.settings.s3_media, arrivals.prefix(presigned.id))
+    services.records.drop_presigned(presigned.id)
+    return Response(status_code=204)
+
+
+def _own(services: Services, caller: Caller, upload_id: str) -> Presigned:
+    """Raises NotFound, also for the uploads of others."""
+    presigned = services.records.presigned(upload_id[:32])
+    if presigned.key_id != caller.key_id and not caller.may(Scope.ADMIN):
+        raise NotFound("there is no such upload; it may have expired")
+    return presigned
+
+
+def _begin(services: Services, caller: Caller, wanted: UploadRequest) -> dict[str, Any]:
+    settings, now = services.settings, clock.now()
+    sizes = {file.path: file.size for file in wanted.files}
+    _check(services, caller, wanted, sizes)
+    metadata = json.dumps(wanted.metadata, ensure_ascii=False).encode() if wanted.metadata is not None else None
+    try:
+        video_id = choose_video_id(wanted.video_id, metadata)
+    except UsageError as error:
+        raise Refused(400, "bad_video_id", str(error)) from error
+    require_owner(services.records, caller, video_id, now)
+    arrival_id, bucket = secrets.token_hex(16), settings.s3_media
+    if metadata is not None:
+        services.objects.put(bucket, arrivals.prefix(arrival_id) + keys.METADATA, metadata, "application/json")
+        sizes[keys.METADATA] = len(metadata)
+    assert caller.key_id is not None
+    files = tuple(_file(services, arrival_id, path, size) for path, size in sizes.items())
+    expires = now + timedelta(seconds=settings.upload_seconds)
+    presigned = Presigned(arrival_id, caller.key_id, video_id, files, now, expires)
+    services.records.add_presigned(presigned)
+    return _about(services, presigned)
+
+
+def _check(services: Services, caller: Caller, wanted: UploadRequest, sizes: dict[str, int]) -> None:
+    settings = services.settings
+    if sum(sizes.values()) > settings.upload_bytes:
+        raise Refused(413, "too_large", f"at most {settings.upload_bytes:,} bytes are taken at once")
+    services.limits.count_bytes(caller.limit_key, sum(sizes.values()))
+    findings = Findings()
+    if len(sizes) < len(wanted.files):
+        findings.add("PKG_DUPLICATE_PATH", "", None, "a path stands twice in the list")
+    if wanted.metadata is not None and keys.METADATA in sizes:
+        findings.add("PKG_DUPLICATE_PATH", keys.METADATA, None, "metadata is given twice")
+    check_paths(sizes, Limits(files=settings.upload_files, total_size=settings.upload_bytes), findings)
+    if findings.failed:
+        raise PackageRefused("the list of files breaks rules", Report(None, findings.result()))
+
+
+def _file(services: Services, arrival_id: str, path: str, size: int) -> PresignedFile:
+    if size <= _PART:
+        return PresignedFile(path, size)
+    key = arrivals.prefix(arrival_id) + path
+    return PresignedFile(path, size, services.objects.begin_parts(services.settings.s3_media, key, content_type(path)))
+
+
+def _about(services: Services, presigned: Presigned) -> dict[str, Any]:
+    """Addresses are made anew each time; they are cheap and expire."""
+    missing = [] if presigned.upload_id else _missing(services, presigned)
+    return {
+        "id": presigned.id,
+        "video_id": presigned.video_id,
+        "expires_at": clock.text(presigned.expires_at),
+        "part_size": _PART,
+        "complete": presigned.upload_id is not None,
+        "files": missing,
+    }
+
+
+def _missing(services: Services, presigned: Presigned) -> list[dict[str, Any]]:
+    """The files that are not there, or not in the size that was announced."""
+    bucket, prefix = services.settings.s3_media, arrivals.prefix(presigned.id)
+    there = {item.key: item.size for item in services.objects.listing(bucket, prefix)}
+    return [
+        {"path": file.path, "size": file.size, "urls": _addresses(services, prefix + file.path, file)}
+        for file in presigned.files
+        if there.get(prefix + file.path) != file.size
+    ]
+
+
+def _addresses(services: Services, key: str, file: PresignedFile) -> list[dict[str, Any]]:
+    settings = services.settings
+    bucket, seconds = settings.s3_media, settings.presign_seconds
+    if file.parts_id is None:
+        return [{"part": 1, "size": file.size, "url": services.objects.presigned_put(bucket, key, file.size, seconds)}]
+    there = services.objects.parts(bucket, key, file.parts_id)
+    wanted = _part_sizes(file.size)
+    return [
+        {
+            "part": number,
+            "size": size,
+            "url": services.objects.presigned_part(bucket, key, file.parts_id, number, size, seconds),
+        }
+        for number, size in wanted.items()
+        if there.get(number, ("", -1))[1] != size
+    ]
+
+
+def _part_sizes(size: int) -> dict[int, int]:
+    return {number + 1: min(_PART, size - start) for number, start in enumerate(range(0, size, _PART))}
+
+
+def _complete(services: Services, presigned: Presigned) -> arrivals.Arrival:
+    if presigned.upload_id:
+        return arrivals.known(services, services.store.upload(presigned.upload_id))
+    records = services.records
+    if not records.begin_completion(presigned.id, clock.now(), _COMPLETION):
+        raise Refused(409, "completing", "it is being completed already", {"Retry-After": "2"})
+    upload_id = None
+    try:
+        objects = _join(services, presigned)
+        taken = arrivals.take_in(services, presigned.video_id, presigned.id, objects)
+        upload_id = taken.upload.upload_id
+        return taken
+    finally:
+        records.end_completion(presigned.id, upload_id)
+
+
+def _join(services: Services, presigned: Presigned) -> tuple[DropObject, ...]:
+    """Files in parts are joined, and everything is there. Raises Refused (409) naming what is missing."""
+    bucket, prefix = services.settings.s3_media, arrivals.prefix(presigned.id)
+    there = {item.key for item in services.objects.listing(bucket, prefix)}
+    for file in presigned.files:
+        if file.parts_id and prefix + file.path not in there:
+            parts = services.objects.parts(bucket, prefix + file.path, file.parts_id)
+            if {number: size for number, (_, size) in parts.items()} == _part_sizes(file.size):
+                etags = [parts[number][0] for number in sorted(parts)]
+                services.objects.finish_parts(bucket, prefix + file.path, file.parts_id, etags)
+    found = {item.key: item for item in services.objects.listing(bucket, prefix)}
+    missing = [f.path for f in presigned.files if prefix + f.path not in found or found[prefix + f.path].size != f.size]
+    if missing:
+        raise Refused(
+            409, "incomplete", f"{len(missing)} file(s) are missing or of another size", missing=missing[:100]
+        )
+    return tuple(found[prefix + file.path] for file in presigned.files)

@@ -1,0 +1,149 @@
+"""Packages sent straight to S3: resumable, in parts where large, and frozen when they are completed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import requests
+
+from hls_pipeline import clock
+from hls_pipeline.gateway import presigned, sweep
+from hls_pipeline.gateway.access import Scope
+from hls_pipeline.gateway.services import connect
+from tests.gateway.conftest import Gateway
+from tests.gateway.test_intake import leftovers
+from tests.services import Files, package, published, ts
+
+FILES = package("film")
+
+
+def begin(gateway: Gateway, files: Files, **more: Any) -> requests.Response:
+    listed = [{"path": path, "size": len(data)} for path, data in files.items()]
+    return gateway.ask("POST", "/v1/uploads", json={"files": listed, **more}, headers=gateway.bearer)
+
+
+def put(address: dict[str, Any], data: bytes, part_size: int) -> requests.Response:
+    start = (address["part"] - 1) * part_size
+    return requests.put(address["url"], data=data[start : start + address["size"]], timeout=20)
+
+
+def put_all(upload: dict[str, Any], files: Files) -> None:
+    for file in upload["files"]:
+        for address in file["urls"]:
+            put(address, files[file["path"]], upload["part_size"]).raise_for_status()
+
+
+def complete(gateway: Gateway, upload_id: str) -> requests.Response:
+    return gateway.ask("POST", f"/v1/uploads/{upload_id}/complete", headers=gateway.bearer)
+
+
+def test_a_package_is_sent_to_s3_and_completed_with_its_temporary_document(gateway: Gateway) -> None:
+    files = published(FILES)
+    begun = begin(gateway, files, metadata={"title": "Direct", "video_id": "film"})
+    assert begun.status_code == 201, begun.text
+    put_all(begun.json(), files)
+    answer = complete(gateway, begun.json()["id"])
+    assert (answer.status_code, answer.json()) == (202, gateway.world.document("film"))
+    assert answer.json()["title"] == "Direct"
+    for path, data in files.items():
+        assert gateway.play("film", path).content == data
+    assert leftovers(gateway) == set()
+    again = complete(gateway, begun.json()["id"])
+    assert (again.status_code, again.json()) == (202, answer.json())
+    assert len(gateway.world.store.uploads_of("film")) == 1
+
+
+def test_what_is_missing_is_told_and_can_be_sent_later(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presigned, "_PART", 5 << 20)
+    files = {**FILES, "v/s1.ts": ts("large", 12 * (1 << 20) // 188)}
+    begun = begin(gateway, files, video_id="film").json()
+    by_path = {file["path"]: file for file in begun["files"]}
+    parts = by_path["v/s1.ts"]["urls"]
+    assert [part["size"] for part in parts] == [5 << 20, 5 << 20, len(files["v/s1.ts"]) - (10 << 20)]
+    put(parts[1], files["v/s1.ts"], begun["part_size"]).raise_for_status()
+    put(by_path["master.m3u8"]["urls"][0], files["master.m3u8"], begun["part_size"]).raise_for_status()
+    early = complete(gateway, begun["id"])
+    assert (early.status_code, early.json()["code"]) == (409, "incomplete")
+    assert "v/s1.ts" in early.json()["missing"]
+    rest = gateway.ask("GET", f"/v1/uploads/{begun['id']}", headers=gateway.bearer).json()
+    still = {file["path"]: [part["part"] for part in file["urls"]] for file in rest["files"]}
+    assert "master.m3u8" not in still
+    assert still["v/s1.ts"] == [1, 3]
+    put_all(rest, files)
+    assert complete(gateway, begun["id"]).status_code == 202
+    assert gateway.play("film", "v/s1.ts").content == files["v/s1.ts"]
+
+
+def test_an_address_takes_no_more_than_was_announced(gateway: Gateway) -> None:
+    begun = begin(gateway, FILES, video_id="film").json()
+    address = begun["files"][0]["urls"][0]
+    assert requests.put(address["url"], data=bytes(address["size"] + 1), timeout=20).status_code == 403
+
+
+def test_an_address_that_outlives_completion_changes_nothing(gateway: Gateway) -> None:
+    begun = begin(gateway, FILES, video_id="film").json()
+    put_all(begun, FILES)
+    assert complete(gateway, begun["id"]).status_code == 202
+    segment = next(file for file in begun["files"] if file["path"] == "v/s1.ts")
+    requests.put(segment["urls"][0]["url"], data=bytes(segment["size"]), timeout=20)
+    assert gateway.play("film", "v/s1.ts").content == FILES["v/s1.ts"]
+    assert gateway.get("/v1/videos/film").json()["revision"] == 1
+
+
+def test_a_refused_package_answers_with_its_report_each_time(gateway: Gateway) -> None:
+    broken = {path: data for path, data in FILES.items() if path != "v/s1.ts"}
+    begun = begin(gateway, broken, video_id="film").json()
+    put_all(begun, broken)
+    for _ in range(2):
+        answer = complete(gateway, begun["id"])
+        assert answer.status_code == 422
+        assert [error["code"] for error in answer.json()["report"]["errors"]] == ["URI_MISSING_FILE"]
+    assert leftovers(gateway) == set()
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400),
+        (b"[]", 400),
+        (b'{"files": []}', 400),
+        (b'{"files": [{"path": "a.ts", "size": -1}]}', 400),
+        (b'{"files": [{"path": "a.ts", "size": 1e999}]}', 400),
+        (b'{"files": [{"path": "a.ts", "size": 1}], "video_id": "../x"}', 400),
+        (b'{"files": [{"path": "../a.ts", "size": 1}]}', 422),
+        (b'{"files": [{"path": "a.ts", "size": 1}, {"path": "a.ts", "size": 1}]}', 422),
+        (b'{"files": [{"path": "a.ts", "size": 99999999999999}]}', 413),
+        (b" " * (9 << 20), 413),
+        (b"[" * 100_000, 400),
+    ],
+)
+def test_nonsense_is_refused(gateway: Gateway, body: bytes, status: int) -> None:
+    answer = gateway.ask("POST", "/v1/uploads", data=body, headers=gateway.bearer)
+    assert answer.status_code == status, answer.text
+    assert gateway.world.media() == set()
+
+
+def test_the_uploads_of_others_are_not_there(gateway: Gateway) -> None:
+    begun = begin(gateway, FILES, video_id="film").json()
+    other = gateway.make_key(Scope.WRITE)
+    for method, path in (("GET", ""), ("POST", "/complete"), ("DELETE", "")):
+        assert gateway.ask(method, f"/v1/uploads/{begun['id']}{path}", headers=other).status_code == 404
+
+
+def test_what_is_given_up_or_forgotten_is_removed(gateway: Gateway, gateway_with: Callable[..., Gateway]) -> None:
+    begun = begin(gateway, FILES, video_id="film").json()
+    put_all(begun, FILES)
+    assert gateway.ask("DELETE", f"/v1/uploads/{begun['id']}", headers=gateway.bearer).status_code == 204
+    assert leftovers(gateway) == set()
+    forgotten = begin(gateway, FILES, video_id="film").json()
+    put_all(forgotten, FILES)
+    gateway.world.objects.put("media", "_uploads/died/a.ts", b"G", "video/mp2t")
+    services = connect(gateway.settings)
+    sweep.sweep(services, clock.now())
+    assert len(leftovers(gateway)) == len(FILES) + 1, "nothing is removed while it may still be wanted"
+    sweep.sweep(services, clock.now() + timedelta(days=2))
+    assert leftovers(gateway) == set()
+    assert complete(gateway, forgotten["id"]).status_code == 404

@@ -1,0 +1,208 @@
+"""`kill -9` in the middle of each of the six steps: another process finishes, with nothing lost and nothing doubled.
+
+A process of its own walks the path over the session's real services; one function of a step is wrapped so that it does
+half of its work, or all of it, and then the process kills itself. Only the tests know of these points.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hls_pipeline import clock, drops, metadata_store, settings, steps
+from hls_pipeline.ipfs.kubo import Kubo
+from hls_pipeline.metadata_store import PATH, MetadataStore
+from hls_pipeline.object_store import ObjectStore
+from hls_pipeline.uploads import State, Upload
+from tests.services import TO_FINAL, World, package, published, wait_until
+
+LEASE_SECONDS = 1.1
+
+
+def files_of(point: str) -> dict[str, bytes]:
+    """Bytes that only this test has: the session's node keeps those of the others."""
+    return {**package(point, segments=5), "notes.txt": b"kept"}
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def after_call(owner: Any, name: str, number: int = 1) -> None:
+    """Dies when `name` has done its work for the `number`-th time."""
+    work, calls = getattr(owner, name), iter(range(1, 1000))
+
+    def wrapped(*args: Any, **options: Any) -> Any:
+        result = work(*args, **options)
+        if next(calls) == number:
+            die()
+        return result
+
+    setattr(owner, name, wrapped)
+
+
+def before_call(owner: Any, name: str) -> None:
+    setattr(owner, name, lambda *_, **__: die())
+
+
+def half_of_the_deletes() -> None:
+    work = ObjectStore.delete
+
+    def wrapped(self: ObjectStore, bucket: str, objects: Any) -> Any:
+        wanted = list(objects)
+        work(self, bucket, wanted[: len(wanted) // 2])
+        die()
+
+    ObjectStore.delete = wrapped  # type: ignore[method-assign,assignment]
+
+
+def half_of_the_blocks() -> None:
+    work = Kubo.import_blocks
+
+    def wrapped(self: Kubo, blocks: Any, *args: Any) -> Any:
+        def half() -> Any:
+            for number, block in enumerate(blocks):
+                if number == 2:
+                    die()
+                yield block
+
+        return work(self, half(), *args)
+
+    Kubo.import_blocks = wrapped  # type: ignore[method-assign]
+
+
+POINTS: dict[str, tuple[str, Callable[[], None]]] = {
+    "stage, accepted and nothing copied": ("stage", lambda: after_call(MetadataStore, "accept")),
+    "stage, three files copied": ("stage", lambda: after_call(ObjectStore, "copy", 3)),
+    "stage, everything copied": ("stage", lambda: before_call(drops, "take_out")),
+    "stage, half of the inbox deleted": ("stage", half_of_the_deletes),
+    "s3 manifest, one playlist put": ("write_s3_manifest", lambda: after_call(ObjectStore, "put")),
+    "s3 manifest, version written": ("write_s3_manifest", lambda: after_call(MetadataStore, "staged")),
+    "publish, some blocks sent": ("publish", half_of_the_blocks),
+    "publish, pinned and not noted": ("publish", lambda: after_call(Kubo, "pin")),
+    "ipfs manifest, some blocks sent": ("write_ipfs_manifest", half_of_the_blocks),
+    "ipfs manifest, pinned and not noted": (
+        "write_ipfs_manifest",
+        lambda: before_call(MetadataStore, "record_published"),
+    ),
+    "finalize, inside its transaction": ("finalize", lambda: before_call(metadata_store, "_mark_due")),
+    "finalize, document not mirrored": ("finalize", lambda: after_call(MetadataStore, "finalize")),
+    "clean-up, half of the objects deleted": ("clear_temp_storage", half_of_the_deletes),
+    "clean-up, rows not deleted": ("clear_temp_storage", lambda: before_call(MetadataStore, "objects_removed")),
+    "clean-up, state not set": ("clear_temp_storage", lambda: after_call(MetadataStore, "objects_removed")),
+}
+
+
+def test_each_step_is_killed_at_least_twice() -> None:
+    killed = [step for step, _ in POINTS.values()]
+    assert {step for step in killed if killed.count(step) >= 2} == {*TO_FINAL, "clear_temp_storage"}
+    assert all(hasattr(steps, step) for step in killed)
+
+
+def killed_in(world: World, upload: Upload, point: str) -> None:
+    """The path walked by another process, which dies at `point`."""
+    config = world.settings
+    assert config.s3_secret_key
+    variables = {
+        "DATABASE_URL": config.database_url,
+        "S3_ENDPOINT": config.s3_endpoint,
+        "S3_ACCESS_KEY": config.s3_access_key,
+        "S3_SECRET_KEY": config.s3_secret_key.get_secret_value(),
+        "IPFS_RPC_URLS": json.dumps(config.ipfs_rpc_urls),
+        "IPFS_GATEWAY_URLS": json.dumps(config.ipfs_gateway_urls),
+        "LEASE_SECONDS": str(config.lease_seconds),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.test_kill", upload.upload_id, point],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, **{f"HLS_{name}": str(value) for name, value in variables.items()}},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+def finish(world: World, upload: Upload) -> None:
+    """What the two sensors start once the dead process's lease has run out, until nothing is left to do."""
+
+    def offered() -> tuple[Upload, ...]:
+        return world.store.ready_to_run(clock.now()) + world.store.due(clock.now())
+
+    while world.store.upload(upload.upload_id).state is not State.CLEARED:
+        wait_until(offered, "the upload to be offered", seconds=5)
+        if world.store.ready_to_run(clock.now()):
+            world.walk(upload, holder=PATH + "second")
+        else:
+            world.step("clear_temp_storage", upload, "hand:second")
+    assert offered() == ()
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_process_killed_in(world: World, point: str) -> None:
+    world, files = world.having(lease_seconds=LEASE_SECONDS), files_of(point)
+    upload = world.drop("v", files)
+    killed_in(world, upload, point)
+    finish(world, upload)
+
+    done = world.store.upload(upload.upload_id)
+    assert (done.state, done.revision) == (State.CLEARED, 1)
+    statuses = [json.loads(version.document)["status"] for version in world.store.versions("v")]
+    assert statuses == ["processing", "ready"]
+    assert [state for state, _, _ in world.store.history(upload.upload_id)] == [
+        State.RECEIVED,
+        State.STAGED,
+        State.PINNED,
+        State.PUBLISHED,
+        State.CLEARED,
+    ]
+    inventory = [file.path for file in world.store.inventory(upload.upload_id)]
+    assert sorted(inventory) == sorted(path for path in published(files) if path != "notes.txt")
+    for path in inventory:
+        assert world.from_gateway(f"{done.root}/{path}") == files[path]
+    assert world.inbox() == set()
+    assert world.media() == {"v/metadata.json", "v/r1/unreferenced/notes.txt"}
+    assert world.read("v/r1/unreferenced/notes.txt") == b"kept"
+    assert json.loads(world.read("v/metadata.json")) == world.document("v")
+    assert world.document("v")["status"] == "ready"
+    assert world.store.temp_objects(upload.upload_id) == ()
+    assert world.receive() == ([], [])
+
+
+def test_a_process_killed_while_it_refuses_a_package(world: World) -> None:
+    world = world.having(lease_seconds=LEASE_SECONDS)
+    files = {**files_of("refused"), "v/s1.ts": b"no media"}
+    upload = world.drop("v", files)
+    killed_in(world, upload, "stage, report put and not noted")
+    wait_until(lambda: world.store.ready_to_run(clock.now()), "the upload to be offered")
+    assert world.walk(upload, holder=PATH + "second").state is State.REJECTED
+    assert world.inbox() == {f"v/{path}" for path in files} | {"v/_READY", "v/_REJECTED.json"}
+    assert world.media() == set()
+
+
+POINTS_OF_OTHERS: dict[str, tuple[str, Callable[[], None]]] = {
+    "stage, report put and not noted": ("stage", lambda: after_call(drops, "refuse")),
+}
+
+
+def main(upload_id: str, point: str) -> None:
+    step, prepare = {**POINTS, **POINTS_OF_OTHERS}[point]
+    world = World.of(settings.load())
+    upload = world.store.upload(upload_id)
+    names = [*TO_FINAL, "clear_temp_storage"]
+    for name in names[: names.index(step)]:
+        world.step(name, upload, PATH + "first")
+    prepare()
+    world.step(step, upload, PATH + "first" if step in TO_FINAL else "hand:first")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
