@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -44,6 +44,20 @@ class Stored:
     size: int  # bytes
 
 
+@dataclass(frozen=True)
+class ObjectVersion:
+    """One version of an object; in a bucket without versioning its only one."""
+
+    key: str
+    version_id: str | None
+    """None in a bucket without versioning."""
+    etag: str
+    size: int  # bytes
+    marker: bool
+    """It only says that the object was deleted, and has no content."""
+    latest: bool
+
+
 class ObjectStore:
     def __init__(self, client: S3Client, *, parallel: int = 8) -> None:
         self._client = client
@@ -55,6 +69,71 @@ class ObjectStore:
             for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
                 for item in page.get("Contents", ()):
                     yield DropObject(item["Key"], item["ETag"], item["Size"], item["LastModified"])
+
+    def versions(self, bucket: str, prefix: str) -> Iterator[ObjectVersion]:
+        """Every version and delete marker under `prefix`, in a versioned bucket; otherwise every object."""
+        if not self._versioned(bucket):
+            for item in self.listing(bucket, prefix):
+                yield ObjectVersion(item.key, None, item.etag, item.size, marker=False, latest=True)
+            return
+        with _border(f"listing versions of s3://{bucket}/{prefix}"):
+            for page in self._client.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=prefix):
+                for one in page.get("Versions", ()):
+                    yield ObjectVersion(one["Key"], one["VersionId"], one["ETag"], one["Size"], False, one["IsLatest"])
+                for mark in page.get("DeleteMarkers", ()):
+                    yield ObjectVersion(mark["Key"], mark["VersionId"], "", 0, True, mark["IsLatest"])
+
+    def _versioned(self, bucket: str) -> bool:
+        """Also where versioning was suspended: its versions are still there."""
+        with _border(f"looking at the versioning of s3://{bucket}"):
+            return "Status" in self._client.get_bucket_versioning(Bucket=bucket)
+
+    def locks_objects(self, bucket: str) -> bool:
+        """Whether objects of the bucket can be under a legal hold or a retention period at all."""
+        from botocore.exceptions import ClientError
+
+        with _border(f"looking at the object lock of s3://{bucket}"):
+            try:
+                self._client.get_object_lock_configuration(Bucket=bucket)
+            except ClientError as error:
+                if error.response["Error"]["Code"] in ("ObjectLockConfigurationNotFoundError", "NotImplemented"):
+                    return False
+                raise
+        return True
+
+    def is_held(self, bucket: str, key: str, version_id: str | None, now: datetime) -> bool:
+        """Whether a legal hold or a retention period forbids deleting it. Raises ObjectMissing."""
+        which: Any = {"VersionId": version_id} if version_id else {}
+        with _border(f"looking at s3://{bucket}/{key}"):
+            answer = self._client.head_object(Bucket=bucket, Key=key, **which)
+        until = answer.get("ObjectLockRetainUntilDate")
+        return answer.get("ObjectLockLegalHoldStatus") == "ON" or (until is not None and until > now)
+
+    def tag(self, bucket: str, key: str, version_id: str | None, name: str, value: str) -> None:
+        """Gives an object this one tag. Raises ObjectMissing."""
+        which: Any = {"VersionId": version_id} if version_id else {}
+        with _border(f"tagging s3://{bucket}/{key}"):
+            tags: Any = {"TagSet": [{"Key": name, "Value": value}]}
+            self._client.put_object_tagging(Bucket=bucket, Key=key, Tagging=tags, **which)
+
+    def lifecycle(self, bucket: str) -> list[dict[str, Any]]:
+        """The bucket's lifecycle rules; none where it has no such configuration."""
+        from botocore.exceptions import ClientError
+
+        with _border(f"reading the lifecycle rules of s3://{bucket}"):
+            try:
+                answer: Any = self._client.get_bucket_lifecycle_configuration(Bucket=bucket)
+            except ClientError as error:
+                if error.response["Error"]["Code"] == "NoSuchLifecycleConfiguration":
+                    return []
+                raise
+        return list(answer["Rules"])
+
+    def set_lifecycle(self, bucket: str, rules: Sequence[Mapping[str, Any]]) -> None:
+        """Replaces all of the bucket's lifecycle rules."""
+        configuration: Any = {"Rules": list(rules)}
+        with _border(f"writing the lifecycle rules of s3://{bucket}"):
+            self._client.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration=configuration)
 
     def head(self, bucket: str, key: str) -> Stored:
         """Raises ObjectMissing."""
@@ -135,6 +214,8 @@ class ObjectStore:
             for error in answer.get("Errors", ()):
                 if error.get("Code") == "PreconditionFailed":
                     kept.append(error["Key"])
+                elif error.get("Code") == "AccessDenied":
+                    raise ServiceRefused(f"deleting s3://{bucket}/{error.get('Key')}: S3 forbids it; check permissions")
                 elif error.get("Code") not in _MISSING:
                     raise Outage(f"deleting s3://{bucket}/{error.get('Key')}: {error.get('Code')}; it is tried again")
         return kept
@@ -203,7 +284,7 @@ def client(settings: Settings) -> S3Client:
     )
 
 
-_MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
+_MISSING = frozenset({"404", "NoSuchKey", "NoSuchVersion", "NotFound"})
 _CHANGED = frozenset({"412", "PreconditionFailed"})
 _LATER = frozenset({"SlowDown", "RequestTimeout", "RequestTimeTooSkewed", "ServiceUnavailable", "InternalError"})
 

@@ -163,7 +163,7 @@ def _publish(
 def fill_up(nodes: Iterable[Kubo], holder: Kubo, root: Cid, name: str) -> Outcome:
     """`root` copied from `holder` to those of `nodes` that lack it; S3 is not needed. Every block is hashed on its way.
     A node that cannot be reached stays behind. Raises ProofMissing when the holder does not have it all either."""
-    expected = holder.read_back(root)
+    expected = holder.dag_stat(root)
     receipts: list[ReceiptJson] = []
     behind: dict[str, str] = {}
     for kubo in nodes:

@@ -60,6 +60,7 @@ def _print_addresses(document: dict[str, Any], settings: Settings, stack: dict[s
     assets = document["video_assets"]
     root = assets["ipfs_directory"].removeprefix("ipfs://")
     typer.echo(f"\nplay     {settings.ipfs_gateway_urls[0]}/ipfs/{root}/{assets['playlist']}")
+    typer.echo(f"page     {stack['gateway']}/videos/{document['video_id']}")
     typer.echo(f"Dagster  {stack['dagster']}/assets/final_metadata?partition={document['video_id']}")
 
 

@@ -51,9 +51,8 @@ def list_keys(data: DataOption = None, as_json: JsonOption = False) -> None:
             print_json(_about(key), one_line=True)
         else:
             state = "revoked" if key.revoked_at else "in use"
-            typer.echo(
-                f"{key.key_id}  {state:8}  {','.join(key.scopes):16}  {clock.seconds_text(key.created_at)}  {key.name!r}"
-            )
+            made, scopes = clock.seconds_text(key.created_at), ",".join(key.scopes)
+            typer.echo(f"{key.key_id}  {state:8}  {scopes:16}  {made}  {key.name!r}")
 
 
 @keys.command("revoke")

@@ -31,8 +31,6 @@ from hls_pipeline.uploads import State
 
 router = APIRouter(prefix="/v1/videos", tags=["playback"])
 
-_MEDIA = frozenset({"segment", "part", "init", "key", "image"})
-"""Roles of files that name no others and may be large."""
 _ON_IPFS = frozenset({State.PUBLISHED, State.CLEARED})
 _IMMUTABLE = "public, max-age=31536000, immutable"
 _REVALIDATED = "public, no-cache"
@@ -74,7 +72,11 @@ def play(
     }
     if names_etag(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
-    if services.settings.play == "redirect" and found.file.role in _MEDIA:
+    if (
+        services.settings.play == "redirect"
+        and not found.file.is_playlist
+        and (found.as_stored or found.state in _ON_IPFS)
+    ):
         return _redirect(services, found, cid is not None)
     return _send(request, services, video_id, found, headers)
 
@@ -83,7 +85,7 @@ def _find(services: Services, video_id: str, path: str) -> Playable:
     """Raises NotFound, also for every path that no package can have."""
     if not keys.is_video_id(video_id) or path_fault(path, Limits()):
         raise NotFound("there is no such file to play")
-    return services.records.playable(video_id, path)
+    return services.records.playable(video_id, path, services.settings.s3_media)
 
 
 def _send(request: Request, services: Services, video_id: str, found: Playable, headers: dict[str, str]) -> Response:
@@ -141,18 +143,16 @@ def _pieces(services: Services, video_id: str, found: Playable, start: int, end:
         except (ServiceError, ObjectMissing, ObjectChanged):
             if not waiting and not looked_again:
                 looked_again = True
-                now = services.records.playable(video_id, found.file.path)
+                now = _find(services, video_id, found.file.path)
                 waiting = _origins(services, now) if now.file.cid == found.file.cid else []
             if not waiting:
                 raise
 
 
 def _origins(services: Services, found: Playable) -> list[Origin]:
-    if found.file.role not in _MEDIA:
-        return [partial(_document, services, found)]
     if found.state in _ON_IPFS:
         return [partial(node.read, found.file.cid) for node in services.nodes]
-    return [_from_s3(services, found)]
+    return [_from_s3(services, found) if found.as_stored else partial(_document, services, found)]
 
 
 def _from_s3(services: Services, found: Playable) -> Origin:
@@ -161,33 +161,16 @@ def _from_s3(services: Services, found: Playable) -> Origin:
 
 
 def _document(services: Services, found: Playable, start: int, end: int) -> Iterator[bytes]:
-    """A playlist or another file that names files: in S3 lies the creator's, to be shown is the published form."""
+    """A playlist or another file that names files: S3 has the creator's, to be shown is the published form, which is
+    made from it, for all documents of the revision at once."""
+    if services.playlists.get(found.file.cid) is None:
+        upload = services.store.upload(found.upload_id)
+        files = services.store.inventory(found.upload_id)
+        settings = services.settings
+        revision = Revision(upload, files, services.objects, settings.s3_media, settings.policy())
+        for document in revision.documents():
+            services.playlists.put(revision.by_path[document.path].cid, relative(document))
     data = services.playlists.get(found.file.cid)
     if data is None:
-        data = _published_on_ipfs(services, found) if found.state in _ON_IPFS else _published_in_s3(services, found)
-        services.playlists.put(found.file.cid, data)
+        raise Outage(f"{found.file.path} of upload {found.upload_id} cannot be rendered")
     yield data[start:end]
-
-
-def _published_on_ipfs(services: Services, found: Playable) -> bytes:
-    problem: ServiceError | None = None
-    for node in services.nodes:
-        try:
-            return b"".join(node.read(found.file.cid))
-        except ServiceError as error:
-            problem = error
-    raise problem or Outage("no IPFS node is configured")
-
-
-def _published_in_s3(services: Services, found: Playable) -> bytes:
-    """Made from the creator's originals, for all documents of the revision at once."""
-    upload = services.store.upload(found.upload_id)
-    files = services.store.inventory(found.upload_id)
-    settings = services.settings
-    revision = Revision(upload, files, services.objects, settings.s3_media, settings.policy())
-    for document in revision.documents():
-        services.playlists.put(revision.by_path[document.path].cid, relative(document))
-    data = services.playlists.get(found.file.cid)
-    if data is None:  # it names nothing after all
-        data = b"".join(_from_s3(services, found)(0, found.file.size))
-    return data

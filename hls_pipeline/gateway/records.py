@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from hls_pipeline import tables
+from hls_pipeline import keys, tables
 from hls_pipeline.errors import NotFound
 from hls_pipeline.metadata_store import InventoryFile, MetadataStore
 from hls_pipeline.uploads import IN_WORK, State
@@ -47,6 +47,8 @@ class Playable:
     revision: int
     root: str
     file: InventoryFile
+    as_stored: bool
+    """Whether S3 holds it as it is published; playlists may have been repaired."""
 
 
 @dataclass(frozen=True)
@@ -153,15 +155,17 @@ class Records:
             row = db.execute(sa.select(tables.video).filter_by(video_id=video_id)).first()
         return Owner(row.video_id, row.owner) if row else None
 
-    def playable(self, video_id: str, path: str) -> Playable:
+    def playable(self, video_id: str, path: str, bucket: str) -> Playable:
         """Where the current revision has `path`. Raises NotFound."""
         video, version, upload, file = tables.video, tables.version, tables.upload, tables.inventory
+        temp = tables.temp_storage
         query = (
-            sa.select(file, upload.c.state, upload.c.revision, upload.c.root)
+            sa.select(file, upload.c.state, upload.c.revision, upload.c.root, temp.c.content_id)
             .select_from(video)
             .join(version, (version.c.video_id == video.c.video_id) & (version.c.n == video.c.current_version))
             .join(upload, (upload.c.video_id == video.c.video_id) & (upload.c.revision == version.c.revision))
             .join(file, file.c.upload_id == upload.c.upload_id)
+            .outerjoin(temp, temp.c.cid == sa.literal(keys.s3_uri(bucket, "")) + file.c.key)
             .where(video.c.video_id == video_id, file.c.path == path)
         )
         with self._store.reading() as db:
@@ -169,7 +173,7 @@ class Records:
         if row is None:
             raise NotFound(f"video {video_id} has no such file to play")
         found = InventoryFile(**{field.name: getattr(row, field.name) for field in fields(InventoryFile)})
-        return Playable(row.upload_id, State(row.state), row.revision, row.root, found)
+        return Playable(row.upload_id, State(row.state), row.revision, row.root, found, row.content_id == found.cid)
 
     def current_version(self, video_id: str) -> int | None:
         """The number of the document readers get."""

@@ -18,6 +18,7 @@ _MISSING = ("could not find", "was not found locally", "block not found", "is no
 _LATER = (
     "no space left",
     "quota exceeded",
+    "file too large",  # a limit on file sizes (ulimit -f)
     "context deadline exceeded",
     "context canceled",
     "i/o timeout",

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import pytest
 import requests
 
+from hls_pipeline.gateway import play
+from hls_pipeline.gateway.services import connect
 from hls_pipeline.hls.content_types import PLAYLIST_TYPE
 from tests.gateway.conftest import Gateway
 from tests.services import package, published
@@ -169,3 +171,14 @@ def test_in_redirect_mode_media_comes_from_s3_and_later_from_an_ipfs_gateway(
     later = gateway.play("film", "v/s1.ts").headers["Location"]
     assert later.startswith(gateway.settings.ipfs_gateway_urls[0] + "/ipfs/")
     assert requests.get(later, timeout=10).content == SEGMENT
+
+
+def test_a_file_that_lost_its_s3_copy_while_it_is_sent_goes_on_from_ipfs(staged: Gateway) -> None:
+    """The clean-up may fall between finding out where a file is and reading it."""
+    services = connect(staged.settings)
+    found = services.records.playable("film", "v/s1.ts", "media")
+    upload = staged.world.store.latest_upload("film")
+    assert upload is not None
+    staged.world.walk(upload)
+    staged.world.step("clear_temp_storage", upload, "clear:test")
+    assert b"".join(play._pieces(services, "film", found, 100, len(SEGMENT))) == SEGMENT[100:]
