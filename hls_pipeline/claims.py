@@ -44,6 +44,11 @@ def release(db: sa.Connection, root: str, upload_id: str, now: datetime) -> bool
     return True
 
 
+def keep(db: sa.Connection, root: str, upload_id: str) -> None:
+    """It could not be unpinned: the claim stands again."""
+    db.execute(sa.update(tables.claim).filter_by(root=root, upload_id=upload_id).values(released_at=None))
+
+
 def remove(db: sa.Connection, root: str, upload_id: str) -> None:
     db.execute(sa.delete(tables.claim).filter_by(root=root, upload_id=upload_id))
 

@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from hls_pipeline.commands import audit, cid, demo, doctor, gateway, packages, roles, stack, submit, videos
+from hls_pipeline.commands import audit, cid, demo, doctor, gateway, packages, proof, roles, stack, submit, videos
 from hls_pipeline.errors import PipelineError
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ app.command("status")(videos.status)
 app.command("versions")(videos.versions)
 app.command("retry")(videos.retry)
 app.add_typer(audit.app, name="audit")
+app.command("proof")(proof.proof)
 app.command("doctor")(doctor.doctor)
 app.command("gateway")(gateway.gateway)
 app.add_typer(gateway.keys, name="keys")

@@ -512,30 +512,25 @@ class MetadataStore:
             return tuple(_build(TempObject, row) for row in db.execute(query))
 
     def objects_removed(self, lease: Lease, cids: Sequence[str], receipt: Mapping[str, Any], now: datetime) -> None:
-        """The objects are gone: their rows go too, and the receipt stays. With the last one a published upload is
-        cleared: without rows it would never be due again."""
+        """The objects are gone: their rows go too, and the receipt stays. A published upload of which nothing is due
+        any more is cleared: without a due row nobody would look at it again."""
         with self._write(lease) as db:
             _add_receipts(db, lease, "deletion", [receipt], now)
             _forget_objects(db, cids)
-            left = db.execute(sa.select(tables.temp_storage.c.cid).filter_by(upload_id=lease.upload_id)).first()
-            if left is None and _get_upload(db, lease.upload_id).state is State.PUBLISHED:
-                _move(db, lease.upload_id, State.CLEARED, now, lease.run_id, error=None)
+            _clear_if_done(db, lease, now)
 
-    def objects_stay(self, lease: Lease, cids: Iterable[str], until: datetime | None) -> None:
-        """The objects are not to be removed before `until`; None: not until somebody says so."""
+    def objects_stay(self, lease: Lease, cids: Iterable[str], until: datetime | None, now: datetime) -> None:
+        """The objects are not to be removed before `until`; None: not until somebody says so. As above, the upload may
+        be cleared with that."""
         with self._write(lease) as db:
             for cid in cids:
                 db.execute(sa.update(tables.temp_storage).filter_by(cid=cid).values(due_at=until))
+            _clear_if_done(db, lease, now)
 
     def objects_due(self, lease: Lease, now: datetime) -> None:
         """Everything the upload has in S3 is due for removal."""
         with self._write(lease) as db:
             _mark_due(db, lease.upload_id, now)
-
-    def cleared(self, lease: Lease, now: datetime) -> None:
-        with self._write(lease) as db:
-            if _get_upload(db, lease.upload_id).state is State.PUBLISHED:
-                _move(db, lease.upload_id, State.CLEARED, now, lease.run_id, error=None)
 
     # ---- withdraw ---------------------------------------------------------------------------------------------
 
@@ -575,9 +570,14 @@ class MetadataStore:
             return claims.of(db, upload_id)
 
     def release_claim(self, lease: Lease, root: str) -> bool:
-        """Whether `root` is to be unpinned, since nobody else needs it; `unpinned` then says that it is."""
+        """Whether `root` is to be unpinned, since nobody else needs it; say then `unpinned` or `still_claimed`."""
         with self._write(lease) as db:
             return claims.release(db, root, lease.upload_id, clock.now())
+
+    def still_claimed(self, lease: Lease, root: str) -> None:
+        """It could not be unpinned everywhere."""
+        with self._write(lease) as db:
+            claims.keep(db, root, lease.upload_id)
 
     def unpinned(self, lease: Lease, root: str) -> None:
         with self._write(lease) as db:
@@ -759,6 +759,14 @@ def _forget_objects(db: sa.Connection, cids: Sequence[str]) -> None:
     if cids:
         gone = tables.temp_storage.c.cid == sa.bindparam("gone")
         db.execute(sa.delete(tables.temp_storage).where(gone), [{"gone": cid} for cid in cids])
+
+
+def _clear_if_done(db: sa.Connection, lease: Lease, now: datetime) -> None:
+    due = sa.select(tables.temp_storage.c.cid).where(
+        tables.temp_storage.c.upload_id == lease.upload_id, tables.temp_storage.c.due_at <= now
+    )
+    if _get_upload(db, lease.upload_id).state is State.PUBLISHED and not db.execute(due.limit(1)).first():
+        _move(db, lease.upload_id, State.CLEARED, now, lease.run_id, error=None)
 
 
 def _mark_due(db: sa.Connection, upload_id: str, due_at: datetime) -> None:

@@ -34,10 +34,15 @@ class Settings(BaseSettings):
     s3_parallel: int = Field(8, ge=1, le=64, description="objects read or copied at once by one step")
     s3_grace_seconds: float = Field(0, ge=0, description="how long S3 copies outlive finalize, seconds")
 
+    s3_keep: tuple[str, ...] = Field(
+        (), description="shell patterns of keys in the media bucket that clean-up leaves there (JSON list)"
+    )
+
     inbox_quiet_seconds: float = Field(30, ge=0, description="a folder without _READY starts after this silence")
     inbox_abandon_seconds: float = Field(
         3600, ge=0, description="a folder without _READY that does not resolve by then is refused"
     )
+    inbox_keep_days: int = Field(30, ge=1, description="lifecycle rule: what lies in the inbox for longer goes")
 
     ipfs_rpc_urls: tuple[str, ...] = Field((), description="Kubo RPC addresses, one per node (JSON list)")
     ipfs_gateway_urls: tuple[str, ...] = Field(

@@ -10,23 +10,34 @@ store say, never by a note of our own. Bytes are streamed; nothing is deleted be
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any
 
-from hls_pipeline import clock, documents, drops, estimate, keys, renderings, replicas, staging
-from hls_pipeline.errors import Conflict, Corruption, ProofMissing
+from hls_pipeline import (
+    clock,
+    documents,
+    drops,
+    estimate,
+    keys,
+    renderings,
+    replicas,
+    staging,
+    temp_storage,
+    withdrawal,
+)
+from hls_pipeline.errors import Conflict, ObjectMissing, ProofMissing
 from hls_pipeline.hls.content_types import PLAYLIST_TYPE
 from hls_pipeline.hls.findings import Report
 from hls_pipeline.ipfs.kubo import Kubo
+from hls_pipeline.ipfs.proof import Receipt
 from hls_pipeline.ipfs.unixfs import PROFILES, Extent, build_directory
 from hls_pipeline.metadata_store import Lease, MetadataStore, TempObject
 from hls_pipeline.object_store import ObjectStore
 from hls_pipeline.revisions import Revision
 from hls_pipeline.settings import Settings
-from hls_pipeline.uploads import PRIVATE_KEYS, DropObject, State, Upload
+from hls_pipeline.uploads import PRIVATE_KEYS, State, Upload
 
 _MISSING_FILES = frozenset({"URI_MISSING_FILE", "PKG_NO_PLAYLIST"})
 """Findings that more files could mend: a folder nobody marked ready is given time."""
@@ -225,11 +236,7 @@ def write_ipfs_manifest(
     if upload.state is State.CLEARED:
         return upload
     revision = _revision(upload, objects, store, settings)
-    rendered = renderings.ipfs_forms(revision)
-    record = {keys.record_manifest(path): data for path, data in rendered.items()}
-    record |= {keys.record_original(p.path): p.data for p in revision.package.playlists.values()}
-    record[keys.RECORD_INVENTORY] = renderings.inventory_document(revision)
-    small = replicas.SmallDirectory.of(record, revision.profile)
+    small = _record(revision)
     root = str(small.directory.root.cid)
     store.claim(lease, root)
     outcome = replicas.attempt(
@@ -242,6 +249,14 @@ def write_ipfs_manifest(
     manifest = small.directory.nodes[keys.record_manifest(revision.package.root)]
     store.record_published(lease, root, str(manifest.cid), outcome.receipts, clock.now())
     return store.upload(upload.upload_id)
+
+
+def _record(revision: Revision) -> replicas.SmallDirectory:
+    """The playlists with `ipfs://` references, the creator's own ones, and the list of files."""
+    files = {keys.record_manifest(path): data for path, data in renderings.ipfs_forms(revision).items()}
+    files |= {keys.record_original(p.path): p.data for p in revision.package.playlists.values()}
+    files[keys.RECORD_INVENTORY] = renderings.inventory_document(revision)
+    return replicas.SmallDirectory.of(files, revision.profile)
 
 
 # ---- 5. the final JSON becomes the current version ---------------------------------------------------------------
@@ -307,54 +322,61 @@ def clear_temp_storage(
     store: MetadataStore,
     settings: Settings,
 ) -> Upload:
-    """Afterwards the upload's S3 objects and their rows are gone, a receipt says on whose evidence.
+    """Afterwards the upload's S3 objects that are due and their rows are gone, a receipt says on whose evidence.
 
-    Raises ProofMissing when a quorum does not give back every block of both directories, Corruption when an object is
-    not what was staged; then nothing at all is deleted.
+    Raises ProofMissing when a quorum does not give back every block of both directories, not even after it was filled
+    up from S3, and Corruption when an object is not what was staged; then nothing at all is deleted.
     """
     mirror_document(upload.video_id, objects, store, settings)
-    evidence: list[dict[str, Any]] = []
-    if upload.state is State.PUBLISHED:  # what was overtaken before it was published needs no proof to go
-        assert upload.root and upload.record
-        for root in (upload.root, upload.record):
-            check = partial(replicas.read_back, root=root, sample=settings.proof_sample)
-            evidence += replicas.on_quorum(nodes, settings.ipfs_quorum, check, settings.ipfs_grace_seconds)
-    waiting = store.temp_objects(upload.upload_id)
-    there = _as_staged(upload, waiting, objects, settings)
-    for start in range(0, len(there), _DELETE_AT_ONCE):
-        batch = there[start : start + _DELETE_AT_ONCE]
-        store.renew(lease, clock.now(), settings.lease_seconds)
-        kept = objects.delete(settings.s3_media, [(item.key, item.etag, None) for item in batch])
-        if kept:
-            raise Corruption(f"upload {upload.upload_id}: s3://{settings.s3_media}/{kept[0]} was replaced; it stays")
-    if waiting:
-        receipt = {"removed": [item.cid for item in waiting], "evidence": evidence}
-        store.objects_removed(lease, [item.cid for item in waiting], receipt, clock.now())
-    store.cleared(lease, clock.now())
+    waiting = temp_storage.due(store.temp_objects(upload.upload_id), clock.now())
+    if waiting and upload.state is State.WITHDRAWN:
+        withdrawal.finish(upload, lease, objects, nodes, store, settings)
+    elif waiting:
+        try:
+            decision = temp_storage.look(upload, waiting, objects, settings)
+            evidence = _made_superfluous(upload, lease, objects, nodes, store, settings)
+            temp_storage.remove(decision, evidence, upload, lease, objects, store, settings)
+        except temp_storage.Odd as odd:
+            temp_storage.note(odd, lease, store)
+            raise
     return store.upload(upload.upload_id)
 
 
-_DELETE_AT_ONCE = 500
+def _made_superfluous(
+    upload: Upload,
+    lease: Lease,
+    objects: ObjectStore,
+    nodes: Sequence[Kubo],
+    store: MetadataStore,
+    settings: Settings,
+) -> list[dict[str, Any]]:
+    """Why the S3 copies may go: a published revision is proven again, the pins of one that was overtaken are given up.
 
-
-def _as_staged(
-    upload: Upload, waiting: Iterable[TempObject], objects: ObjectStore, settings: Settings
-) -> list[DropObject]:
-    """The objects that are still there. Raises Corruption if any is not what was staged."""
-    if upload.revision is None:
+    A node that lost something since `finalize` is filled up from the S3 copies first: they are the last chance.
+    """
+    if upload.state is State.SUPERSEDED:
+        if refusals := withdrawal.release(upload, lease, nodes, store):
+            raise refusals[0]
         return []
-    listed = {
-        keys.s3_uri(settings.s3_media, item.key): item
-        for item in objects.listing(settings.s3_media, keys.revision(upload.video_id, upload.revision))
-    }
-    found = [(item, listed[item.cid]) for item in waiting if item.cid in listed]
-    for expected, seen in found:
-        if expected.etag is not None and (expected.etag, expected.size) != (seen.etag, seen.size):
-            raise Corruption(
-                f"upload {upload.upload_id}: {expected.cid} is not what was staged; somebody replaced it, "
-                "so nothing is deleted. Look at the object, then run the clean-up again"
-            )
-    return [seen for _, seen in found]
+    assert upload.root and upload.record
+    revision, expected = _revision(upload, objects, store, settings), Extent(upload.blocks or 0, upload.dag_bytes or 0)
+
+    def check(node: Kubo) -> list[Receipt]:
+        roots = (upload.root or "", upload.record or "")
+        return [each for root in roots for each in replicas.read_back(node, root, settings.proof_sample)]
+
+    def check_or_refill(node: Kubo) -> list[Receipt]:
+        try:
+            return check(node)
+        except ProofMissing as lost:
+            try:
+                replicas.publish(node, revision, expected, streams=settings.ipfs_streams)
+                replicas.publish_small(node, _record(revision), f"{upload.video_id} record")
+            except ObjectMissing as error:
+                raise ProofMissing(f"{lost}; S3 cannot fill it up either: {error}") from error
+            return check(node)
+
+    return replicas.on_quorum(nodes, settings.ipfs_quorum, check_or_refill, settings.ipfs_grace_seconds)
 
 
 # ---- shared by the steps -----------------------------------------------------------------------------------------

@@ -49,9 +49,6 @@ class Decision:
     held: tuple[Found, ...] = ()
     """A legal hold or a retention period forbids removing them."""
 
-    def __bool__(self) -> bool:
-        return bool(self.removable or self.kept or self.held)
-
 
 def due(objects: Iterable[TempObject], now: datetime) -> list[TempObject]:
     return [item for item in objects if item.due_at is not None and item.due_at <= now]
@@ -62,11 +59,8 @@ def look(upload: Upload, waiting: Sequence[TempObject], objects: ObjectStore, se
     if not waiting:
         return Decision(())
     assert upload.revision is not None
-    prefix = keys.revision(upload.video_id, upload.revision)
-    there: dict[str, list[ObjectVersion]] = defaultdict(list)
-    for version in objects.versions(settings.s3_media, prefix):
-        there[keys.s3_uri(settings.s3_media, version.key)].append(version)
-    found = [Found(item, tuple(there[item.cid])) for item in waiting]
+    there = _versions(keys.revision(upload.video_id, upload.revision), objects, settings)
+    found = [Found(item, tuple(there.get(item.cid, ()))) for item in waiting]
     if odd := [finding for each in found if (finding := _oddity(upload, each))]:
         raise Odd(upload, odd)
     kept = {each.item.cid for each in found if _is_kept(each.item, settings)}
@@ -76,6 +70,27 @@ def look(upload: Upload, waiting: Sequence[TempObject], objects: ObjectStore, se
         tuple(each for each in found if each.item.cid in kept),
         tuple(each for each in found if each.item.cid in held),
     )
+
+
+def look_at_everything(prefixes: Iterable[str], objects: ObjectStore, settings: Settings) -> Decision:
+    """All that lies under `prefixes`, on record or not, is to go; only what is held stays."""
+    there = [each for prefix in prefixes for each in _versions(prefix, objects, settings).items()]
+    found = [
+        Found(TempObject(cid, sum(one.size for one in versions), None), tuple(versions)) for cid, versions in there
+    ]
+    held = _held(found, objects, settings)
+    return Decision(
+        tuple(each for each in found if each.item.cid not in held),
+        held=tuple(each for each in found if each.item.cid in held),
+    )
+
+
+def _versions(prefix: str, objects: ObjectStore, settings: Settings) -> dict[str, list[ObjectVersion]]:
+    """Everything under a prefix of the media bucket, by address."""
+    there: dict[str, list[ObjectVersion]] = defaultdict(list)
+    for version in objects.versions(settings.s3_media, prefix):
+        there[keys.s3_uri(settings.s3_media, version.key)].append(version)
+    return there
 
 
 class Odd(Corruption):
@@ -144,26 +159,22 @@ def remove(
     """Afterwards the removable objects and their rows are gone, a receipt says on whose evidence; what is kept is no
     longer due, what is held is looked at again in a day. Raises `Odd` when an object was replaced meanwhile; it stays.
     """
+    for found in decision.held:
+        for version in found.versions:
+            if not version.marker:
+                objects.tag(settings.s3_media, version.key, version.version_id, *CLEARED_TAG)
+    now = clock.now()
+    store.objects_stay(lease, [found.item.cid for found in decision.kept], None, now)
+    store.objects_stay(lease, [found.item.cid for found in decision.held], now + _HELD, now)
     for batch in _batches(decision.removable):
         store.renew(lease, clock.now(), settings.lease_seconds)
-        replaced = delete(batch, objects, settings)
+        seen = [(one.key, one.etag, one.version_id) for found in batch for one in found.versions]
+        replaced = {keys.s3_uri(settings.s3_media, key) for key in objects.delete(settings.s3_media, seen)}
         gone = [found.item.cid for found in batch if found.item.cid not in replaced]
         store.objects_removed(lease, gone, {"removed": gone, "evidence": list(evidence)}, clock.now())
         if replaced:
             again = [found for found in batch if found.item.cid in replaced]
             raise Odd(upload, [_finding(each.item, "was replaced just now", each.versions[0]) for each in again])
-    for found in decision.held:
-        for version in found.versions:
-            if not version.marker:
-                objects.tag(settings.s3_media, version.key, version.version_id, *CLEARED_TAG)
-    store.objects_stay(lease, [found.item.cid for found in decision.kept], None)
-    store.objects_stay(lease, [found.item.cid for found in decision.held], clock.now() + _HELD)
-
-
-def delete(found: Iterable[Found], objects: ObjectStore, settings: Settings) -> set[str]:
-    """Deletes what was seen and nothing else; the addresses of objects that were replaced meanwhile."""
-    seen = [(one.key, one.etag, one.version_id) for each in found for one in each.versions]
-    return {keys.s3_uri(settings.s3_media, key) for key in objects.delete(settings.s3_media, seen)}
 
 
 def note(error: Odd, lease: Lease, store: MetadataStore) -> None:

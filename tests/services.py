@@ -380,4 +380,3 @@ class World:
     def empty_buckets(self) -> None:
         for bucket in (INBOX, MEDIA):
             self.objects.delete(bucket, [(item.key, item.etag, None) for item in self.objects.listing(bucket)])
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -58,9 +59,7 @@ def configured(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
 def test_everything_loads_with_an_empty_environment_and_is_valid() -> None:
     code = "import dagster as dg; from hls_pipeline.definitions import defs; dg.Definitions.validate_loadable(defs())"
     folder = Path(__file__).parents[1]
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, env={}, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env={}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
@@ -68,7 +67,7 @@ def test_the_assets_are_these_and_follow_each_other(definitions: dg.Definitions)
     graph = definitions.resolve_asset_graph()
     order = ["inbox_package", *PATH_ASSETS, "s3_cleanup"]
     assert {key.to_user_string() for key in graph.get_all_asset_keys()} == set(order)
-    for before, after in zip(order, order[1:], strict=False):
+    for before, after in itertools.pairwise(order):
         assert graph.get(dg.AssetKey(after)).parent_keys == {dg.AssetKey(before)}
     assert not graph.get(dg.AssetKey("inbox_package")).is_executable
     checks = {"s3_segments:package_rules", "ipfs_cids:on_quorum", "ipfs_manifest:on_quorum"}
@@ -126,11 +125,15 @@ def run(
     for request in result.dynamic_partitions_requests or ():
         instance.add_dynamic_partitions(request.partitions_def_name, list(request.partition_keys))
     (wanted,) = result.run_requests or ()
-    return defs().resolve_job_def(job).execute_in_process(
-        instance=instance,
-        partition_key=wanted.partition_key,
-        tags={**wanted.tags, "dagster/sensor_name": sensor},
-        raise_on_error=False,
+    return (
+        defs()
+        .resolve_job_def(job)
+        .execute_in_process(
+            instance=instance,
+            partition_key=wanted.partition_key,
+            tags={**wanted.tags, "dagster/sensor_name": sensor},
+            raise_on_error=False,
+        )
     )
 
 
@@ -235,7 +238,8 @@ def test_a_run_that_fails_says_why_and_is_asked_for_again(
     again = tick(inbox, instance)
     assert isinstance(again, dg.SensorResult)
     assert [request.run_key for request in again.run_requests or ()] != [
-        request.run_key for request in asked.run_requests or ()  # type: ignore[union-attr]
+        request.run_key
+        for request in asked.run_requests or ()  # type: ignore[union-attr]
     ]
     assert run(again, "ingest", "inbox", instance).success
     assert [upload.state for upload in world.store.uploads_of("video_123")] == [State.PUBLISHED]

@@ -26,7 +26,9 @@ def test_keys_of_a_revision_are_where_the_design_says() -> None:
     assert keys.s3_manifest("v", 2, "a/i.m3u8") == "v/r2/s3/a/i.m3u8"
     assert keys.unreferenced("v", 2, "notes.txt") == "v/r2/unreferenced/notes.txt"
     assert keys.current_document("v") == "v/metadata.json"
-    assert all(key.startswith(keys.revision("v", 2)) for key in (keys.media("v", 2, "c", ""), keys.original("v", 2, "p")))
+    assert all(
+        key.startswith(keys.revision("v", 2)) for key in (keys.media("v", 2, "c", ""), keys.original("v", 2, "p"))
+    )
 
 
 def test_no_revision_is_the_start_of_another() -> None:

@@ -19,7 +19,7 @@ LAYERS = (
     {"claims", "versions"},
     {"object_store", "metadata_store"},
     {"audit", "drops", "estimate", "lifecycle", "revisions", "submission", "work"},
-    {"staging", "renderings", "replicas", "temp_storage", "withdrawal", "rehydration"},
+    {"staging", "renderings", "replicas", "temp_storage", "withdrawal", "rehydration", "evidence", "archive"},
     {"steps"},
     {"resources", "assets", "jobs", "sensors", "schedules", "definitions"}
     | {"gateway", "cli", "commands", "local", "queue", "ui"},

@@ -1,4 +1,4 @@
-"""The six steps over real S3, real IPFS nodes and real databases: what is true after each, and after each went wrong."""
+"""The six steps over real S3, IPFS nodes and databases: what is true after each, and after each went wrong."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_stage_stores_every_file_where_the_design_says(world: World, seed: str) 
 
 
 def test_the_inventory_lists_playlists_depth_first_and_then_media_at_first_mention(world: World, seed: str) -> None:
-    master = '#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=2\nhi.m3u8\n#EXT-X-STREAM-INF:BANDWIDTH=1\nlo.m3u8\n'
+    master = "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=2\nhi.m3u8\n#EXT-X-STREAM-INF:BANDWIDTH=1\nlo.m3u8\n"
     files = {
         "master.m3u8": master.encode(),
         "hi.m3u8": media_playlist("z.ts", "a.ts", "z.ts"),
@@ -567,7 +567,7 @@ def test_one_node_under_two_addresses_is_no_quorum_of_two(world: World, seed: st
     assert statuses(world, "v") == ["processing"]
 
 
-def test_a_revision_that_was_overtaken_gives_way(world: World, seed: str) -> None:
+def test_a_revision_that_failed_and_was_overtaken_gives_way(world: World, seed: str) -> None:
     first = world.walk(world.drop("v", package(seed)), *TO_FINAL[:-1])
     one_try = world.settings.model_copy(update={"max_attempts": 1})
     with pytest.raises(RuntimeError), work.holding(first, "path:run", world.store, one_try):
@@ -575,10 +575,7 @@ def test_a_revision_that_was_overtaken_gives_way(world: World, seed: str) -> Non
     assert states(world, "v") == [State.FAILED]
     second = world.publish_package("v", {**package(seed), "v/s1.ts": ts("changed " + seed)})
     assert (second.state, second.revision) == (State.PUBLISHED, 2)
-
-    world.store.resume(first.upload_id, clock.now())
-    assert world.step("finalize", first).state is State.SUPERSEDED
-    assert world.document("v")["revision"] == 2
+    assert states(world, "v") == [State.SUPERSEDED, State.PUBLISHED]
     assert first.upload_id in [upload.upload_id for upload in world.store.due(clock.now())]
     world.step("clear_temp_storage", first, "hand:clear")
     assert not any(key.startswith("v/r1/") for key in world.media())
@@ -639,17 +636,14 @@ def test_nothing_is_deleted_when_a_block_is_damaged_on_the_nodes_disk(
     assert_nothing_is_deleted(world, upload, ProofMissing)
 
 
-@pytest.mark.parametrize("damage", ["missing", "other bytes"])
-def test_a_damaged_block_is_sent_again_from_s3_and_then_the_clean_up_goes_on(
-    world: World, seed: str, own_node: tuple[EmbeddedNode, Path], damage: str
+def test_a_block_that_a_node_lost_is_sent_again_from_s3_and_then_the_clean_up_goes_on(
+    world: World, seed: str, own_node: tuple[EmbeddedNode, Path]
 ) -> None:
     node, repo = own_node
     world = on(world, node)
     upload = world.publish_package("v", package(seed))
-    block = block_file(repo, Cid.of(package(seed)["v/s1.ts"]))
-    block.unlink() if damage == "missing" else block.write_bytes(b"damaged")
+    block_file(repo, Cid.of(package(seed)["v/s1.ts"])).unlink()
     world.step("publish", upload, "hand:publish")
-    world.store.release_all()
     assert world.step("clear_temp_storage", upload, "hand:clear").state is State.CLEARED
     assert world.from_gateway(f"{upload.root}/v/s1.ts") == package(seed)["v/s1.ts"]
 
@@ -665,9 +659,7 @@ def test_nothing_is_deleted_when_an_object_was_replaced(world: World, seed: str)
 def test_nothing_is_deleted_when_the_node_is_down(world: World, seed: str) -> None:
     upload = world.publish_package("v", package(seed))
     rpc, gateway = free_ports(2)
-    down = world.having(
-        ipfs_rpc_urls=(f"http://127.0.0.1:{rpc}",), ipfs_gateway_urls=(f"http://127.0.0.1:{gateway}",)
-    )
+    down = world.having(ipfs_rpc_urls=(f"http://127.0.0.1:{rpc}",), ipfs_gateway_urls=(f"http://127.0.0.1:{gateway}",))
     assert_nothing_is_deleted(down, upload, Outage)
     assert world.step("clear_temp_storage", upload, "hand:clear").state is State.CLEARED
 
@@ -737,9 +729,7 @@ def test_a_quorum_that_is_not_there_waits_and_goes_on_when_the_node_is_back(
         assert both.document("v")["replicas"] == 2
 
 
-def test_a_quorum_of_one_is_served_while_another_node_is_down(
-    world: World, seed: str, ipfs_node: EmbeddedNode
-) -> None:
+def test_a_quorum_of_one_is_served_while_another_node_is_down(world: World, seed: str, ipfs_node: EmbeddedNode) -> None:
     rpc, gateway = free_ports(2)
     settings = on(world, ipfs_node).settings
     some = world.having(
@@ -774,4 +764,3 @@ def test_settings_that_cannot_make_the_quorum_are_a_usage_error(s3_and_ipfs: Set
         replicas.connect(s3_and_ipfs.model_copy(update={"ipfs_quorum": 2}))
     with pytest.raises(UsageError, match="HLS_IPFS_GATEWAY_URLS"):
         replicas.connect(s3_and_ipfs.model_copy(update={"ipfs_gateway_urls": ()}))
-

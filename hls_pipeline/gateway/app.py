@@ -5,14 +5,25 @@ A new group of routes is a router in a file of its own, named here.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from hls_pipeline.gateway import events, health, intake, pages, play, presigned, problems, sessions, sweep, videos
+from hls_pipeline.gateway import (
+    background,
+    events,
+    health,
+    intake,
+    pages,
+    play,
+    presigned,
+    problems,
+    sessions,
+    videos,
+    webhooks,
+)
 from hls_pipeline.gateway.config import GatewaySettings
 from hls_pipeline.gateway.frame import Frame
 from hls_pipeline.gateway.services import connect
@@ -27,10 +38,8 @@ def create_app(settings: GatewaySettings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(work(services)) for work in (sweep.keep_sweeping,)]
-        yield
-        for task in tasks:
-            task.cancel()
+        async with background.at_work(services):
+            yield
 
     app = FastAPI(
         title="hls-pipeline", version="1", description=_DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None
@@ -44,6 +53,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         play.router,
         events.router,
         videos.router,
+        webhooks.router,
         sessions.router,
     ):
         app.include_router(router)

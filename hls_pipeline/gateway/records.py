@@ -52,6 +52,18 @@ class Playable:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """What readers of a video get: the newest arrival's state, and the current document, if there is one yet."""
+
+    state: State
+    upload_revision: int | None
+    report: dict[str, Any] | None
+    document: str | None
+    document_sha256: str | None
+    revision: int | None
+
+
+@dataclass(frozen=True)
 class PresignedFile:
     """A file that its sender puts to S3 itself; `parts_id` is the S3 upload of one that goes up in parts."""
 
@@ -174,6 +186,26 @@ class Records:
             raise NotFound(f"video {video_id} has no such file to play")
         found = InventoryFile(**{field.name: getattr(row, field.name) for field in fields(InventoryFile)})
         return Playable(row.upload_id, State(row.state), row.revision, row.root, found, row.content_id == found.cid)
+
+    def shown(self, video_id: str) -> Shown:
+        """In one look, because it is asked for again and again. Raises NotFound."""
+        video, version, upload = tables.video, tables.version, tables.upload
+        current = (version.c.video_id == video.c.video_id) & (version.c.n == video.c.current_version)
+        query = (
+            sa.select(upload.c.state, upload.c.revision.label("upload_revision"), upload.c.report)
+            .add_columns(version.c.document, version.c.document_sha256, version.c.revision)
+            .select_from(video)
+            .join(upload, upload.c.video_id == video.c.video_id)
+            .outerjoin(version, current)
+            .where(video.c.video_id == video_id)
+            .order_by(upload.c.created_at.desc(), upload.c.upload_id)
+            .limit(1)
+        )
+        with self._store.reading() as db:
+            row = db.execute(query).first()
+        if row is None:
+            raise NotFound(f"video {video_id}: not known here")
+        return Shown(State(row.state), *row[1:])
 
     def current_version(self, video_id: str) -> int | None:
         """The number of the document readers get."""

@@ -24,8 +24,8 @@ from hls_pipeline.gateway.s3 import GatewayStore
 from hls_pipeline.ipfs.kubo import Kubo
 from hls_pipeline.metadata_store import MetadataStore
 
-_BUFFERS = 8
-_STAGED_AT_ONCE = 4
+_BUFFERS = 4
+_STAGED_AT_ONCE = 2
 
 
 @dataclass(frozen=True)

@@ -5,35 +5,19 @@ A refused or broken request cleans up after itself at once; this is for what cou
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from datetime import datetime, timedelta
 from itertools import groupby
 
-from fastapi.concurrency import run_in_threadpool
-
 from hls_pipeline import clock
-from hls_pipeline.errors import PipelineError
 from hls_pipeline.gateway import arrivals
 from hls_pipeline.gateway.services import Services
 
-log = logging.getLogger(__name__)
-
-_EVERY_SECONDS = 600
 _ABANDONED = timedelta(days=1)
 
 
-async def keep_sweeping(services: Services) -> None:
-    while True:
-        try:
-            await run_in_threadpool(sweep, services, clock.now())
-        except PipelineError as error:
-            log.warning("sweeping: %s", error)
-        await asyncio.sleep(_EVERY_SECONDS)
-
-
-def sweep(services: Services, now: datetime) -> None:
+def sweep(services: Services, now: datetime | None = None) -> None:
     """Removes what expired, and what nobody has written to for a day and no upload needs."""
+    now = now or clock.now()
     bucket = services.settings.s3_media
     for presigned in services.records.expired(now):
         services.records.drop_presigned(presigned.id)

@@ -16,6 +16,7 @@ from hls_pipeline.errors import NotFound
 from hls_pipeline.gateway import progress
 from hls_pipeline.gateway.access import Reader
 from hls_pipeline.gateway.problems import Refused
+from hls_pipeline.gateway.records import Shown
 from hls_pipeline.gateway.services import Services, ServicesDep
 from hls_pipeline.metadata_store import Version
 from hls_pipeline.uploads import State, Upload
@@ -59,10 +60,8 @@ def video(
 ) -> Response:
     check_id(video_id)
     if as_of is not None:
-        return _answer(request, json.loads(_as_of(services.store.versions(video_id), as_of).document))
-    upload = latest(services, video_id)
-    version = services.store.current(video_id)
-    return _answer(request, _document(upload, version))
+        return _answer(request, _as_of(services.store.versions(video_id), as_of).document)
+    return _answer(request, _document(video_id, services.records.shown(video_id)))
 
 
 @router.get("/{video_id}/versions", summary="Every document the video ever had, with who, when and why")
@@ -85,7 +84,7 @@ def version(
 @router.get("/{video_id}/status", summary="How far the newest arrival has come")
 def status(video_id: VideoId, request: Request, services: ServicesDep, _: Reader) -> Response:
     check_id(video_id)
-    return _answer(request, progress.about(latest(services, video_id), services.store, full=True))
+    return _answer(request, _text(progress.about(latest(services, video_id), services.store, full=True)))
 
 
 @router.get("/{video_id}/proof", summary="Which IPFS nodes proved to hold it, and what was removed from S3 on that")
@@ -128,15 +127,15 @@ def latest(services: Services, video_id: str) -> Upload:
     return upload
 
 
-def _document(upload: Upload, version: Version | None) -> dict[str, Any]:
-    if version is None:
-        without: dict[str, Any] = {"video_id": upload.video_id, "revision": None, "status": str(upload.state)}
-        return {**without, "report": upload.report} if upload.state is State.REJECTED else without
-    document: dict[str, Any] = json.loads(version.document)
-    ended = upload.state in (State.FAILED, State.WITHDRAWN)
-    if ended and upload.revision == version.revision:  # the document was true when it was written
-        document["status"] = str(upload.state)
-    return document
+def _document(video_id: str, shown: Shown) -> str:
+    """The current document as it is stored; only its status is another once the arrival came to a bad end."""
+    if shown.document is None:
+        without: dict[str, Any] = {"video_id": video_id, "revision": None, "status": str(shown.state)}
+        return _text({**without, "report": shown.report} if shown.state is State.REJECTED else without)
+    ended = shown.state in (State.FAILED, State.WITHDRAWN)
+    if ended and shown.upload_revision == shown.revision:  # the document was true when it was written
+        return _text({**json.loads(shown.document), "status": str(shown.state)})
+    return shown.document
 
 
 def _as_of(found: Sequence[Version], moment: datetime) -> Version:
@@ -150,8 +149,12 @@ def _as_of(found: Sequence[Version], moment: datetime) -> Version:
     return (final or until)[-1]
 
 
-def _answer(request: Request, content: Any) -> Response:
-    body = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+def _text(content: Any) -> str:
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+
+
+def _answer(request: Request, text: str) -> Response:
+    body = text.encode()
     etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
     headers = {**_NOT_CACHED, "ETag": etag}
     if names_etag(request.headers.get("if-none-match"), etag):

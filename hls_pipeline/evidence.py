@@ -1,0 +1,265 @@
+"""What somebody else needs to check a video without us: one JSON document, and how it is checked offline.
+
+`collect` gathers files, content ids, receipts and every version; `parse` reads such a document back and trusts nothing
+in it; `problems` and `compare` recompute all that can be recomputed. What is proven of a node belongs to `ipfs.proof`,
+the chain of versions to `audit`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hls_pipeline import audit, clock, keys, replicas
+from hls_pipeline.errors import Conflict, PackageRefused, PipelineError, UserError
+from hls_pipeline.hls.model import Playlist, SideFile
+from hls_pipeline.hls.package import survey
+from hls_pipeline.hls.policy import Policy
+from hls_pipeline.hls.rewriting import relative
+from hls_pipeline.hls.sources import Source
+from hls_pipeline.ipfs.cid import Cid
+from hls_pipeline.ipfs.unixfs import PROFILES, FileBuilder, Node, Profile, build_directory
+from hls_pipeline.metadata_store import InventoryFile, MetadataStore
+from hls_pipeline.revisions import hash_bytes
+from hls_pipeline.uploads import Upload
+
+MAX_SIZE = 256 << 20
+"""Bytes of a document that we read: far more than 100,000 files and all their receipts need."""
+
+_Hash = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class File(_Part):
+    """A published file, in the order of the playlists."""
+
+    path: str
+    role: str
+    content_type: str
+    size: int = Field(ge=0)
+    cid: str
+    dag_size: int = Field(ge=0)
+    dag_blocks: int = Field(ge=1)
+
+    @property
+    def node(self) -> Node:
+        return Node(Cid.parse(self.cid), self.size, self.dag_size, self.dag_blocks)
+
+
+class Version(_Part):
+    n: int = Field(ge=1)
+    revision: int = Field(ge=0)
+    document: str = Field(description="RFC 8785 text: `document_sha256` is the SHA-256 of these characters in UTF-8")
+    document_sha256: str = _Hash
+    previous_hash: str | None
+    hash: str = _Hash
+    actor: str
+    reason: str
+    run_id: str | None
+    time: str
+    shown: bool
+
+
+class Evidence(_Part):
+    format: Literal["hls-pipeline-proof/1"] = "hls-pipeline-proof/1"
+    video_id: str = Field(pattern=rf"^{keys.VIDEO_ID.pattern}$")
+    revision: int = Field(ge=1)
+    state: str
+    profile: Literal["unixfs-v1-2025", "unixfs-v0-2015"]
+    playlist: str
+    root: str = Field(description="content id of the published directory")
+    record: str | None = Field(description="content id of the directory with playlists and inventory")
+    manifest: str | None = Field(description="content id of the root playlist with ipfs:// references")
+    facts: dict[str, Any] | None
+    files: tuple[File, ...]
+    receipts: tuple[dict[str, Any], ...]
+    versions: tuple[Version, ...]
+
+    def text(self) -> str:
+        return json.dumps(self.model_dump(), ensure_ascii=False, indent=1)
+
+    @property
+    def unixfs(self) -> Profile:
+        return PROFILES[self.profile]
+
+    def ready(self) -> dict[str, Any] | None:
+        """The newest document that says this revision is ready."""
+        found = (_object(version.document) for version in reversed(self.versions) if version.revision == self.revision)
+        return next((document for document in found if document.get("status") == "ready"), None)
+
+
+def collect(video_id: str, store: MetadataStore) -> Evidence:
+    """What is known of the video's current revision, or of its newest. Raises NotFound, and Conflict before there is
+    one."""
+    versions = store.versions(video_id)
+    upload = store.current_upload(video_id) or _newest(video_id, store)
+    assert upload.revision and upload.profile and upload.playlist and upload.root
+    return Evidence(
+        video_id=video_id,
+        revision=upload.revision,
+        state=str(upload.state),
+        profile=PROFILES[upload.profile].name,  # type: ignore[arg-type]
+        playlist=upload.playlist,
+        root=upload.root,
+        record=upload.record,
+        manifest=upload.manifest,
+        facts=upload.facts,
+        files=tuple(_file(file) for file in store.inventory(upload.upload_id)),
+        receipts=store.receipts(upload.upload_id),
+        versions=tuple(
+            Version(
+                **{name: value for name, value in asdict(version).items() if name not in ("video_id", "time")},
+                time=clock.text(version.time),
+            )
+            for version in versions
+        ),
+    )
+
+
+def _newest(video_id: str, store: MetadataStore) -> Upload:
+    accepted = [upload for upload in store.uploads_of(video_id) if upload.revision and upload.root]
+    if not accepted:
+        raise Conflict(f"video {video_id}: no package of it was accepted yet, so there is nothing to prove")
+    return accepted[-1]
+
+
+def _file(file: InventoryFile) -> File:
+    return File(**{name: getattr(file, name) for name in File.model_fields})
+
+
+def parse(data: bytes) -> Evidence:
+    """Raises UserError for anything that is no such document."""
+    try:
+        if len(data) > MAX_SIZE:
+            raise ValueError(f"it has more than {MAX_SIZE} bytes")
+        return Evidence.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"this is no proof document: {place or 'its JSON'}: {first['msg']}") from error
+    except ValueError as error:
+        raise UserError(f"this is no proof document: {error}") from error
+
+
+# ---- what can be recomputed ---------------------------------------------------------------------------------------
+
+
+def problems(evidence: Evidence) -> Iterator[str]:
+    """All that does not hold within the document itself, each as a sentence. Nothing is asked of any service."""
+    yield from _broken_chain(evidence)
+    yield from _other_root(evidence)
+    yield from _other_document(evidence)
+    yield from _lacking_receipts(evidence)
+
+
+def _broken_chain(evidence: Evidence) -> Iterator[str]:
+    current = max((version.n for version in evidence.versions if version.shown), default=None)
+    previous: audit.Link | None = None
+    for version in evidence.versions:
+        link = audit.Link(
+            **version.model_dump(), video_id=evidence.video_id, versions=len(evidence.versions), current=current
+        )
+        if flaw := audit.flaw(link, previous):
+            yield f"version {version.n}: {flaw}"
+            return
+        previous = link
+
+
+def _other_root(evidence: Evidence) -> Iterator[str]:
+    try:
+        directory = build_directory({file.path: file.node for file in evidence.files}, evidence.unixfs)
+    except UserError as error:
+        yield f"the list of files makes no directory: {error}"
+        return
+    if len(directory.files) != len(evidence.files):
+        yield "the list of files names a path twice"
+    if str(directory.root.cid) != evidence.root:
+        yield f"the list of files makes the directory {directory.root.cid}, not {evidence.root}"
+
+
+def _other_document(evidence: Evidence) -> Iterator[str]:
+    document = evidence.ready()
+    if document is None:
+        if evidence.record:
+            yield f"no version says that revision {evidence.revision} is ready"
+        return
+    assets = document.get("video_assets")
+    wanted = {
+        "ipfs_m3u8": keys.ipfs_uri(evidence.manifest or ""),
+        "ipfs_directory": keys.ipfs_uri(evidence.root),
+        "ipfs_record": keys.ipfs_uri(evidence.record or ""),
+        "playlist": evidence.playlist,
+        "segments": [keys.ipfs_uri(file.cid) for file in evidence.files if file.role != "playlist"],
+    }
+    for name, value in wanted.items():
+        if not isinstance(assets, dict) or assets.get(name) != value:
+            yield f"{name} of the newest ready version is not what the list of files says"
+
+
+def _lacking_receipts(evidence: Evidence) -> Iterator[str]:
+    document = evidence.ready()
+    for root in (evidence.root, evidence.record):
+        try:
+            count = len(replicas.proven(evidence.receipts, root or ""))
+        except (KeyError, TypeError, AttributeError):
+            yield "a receipt is none"
+            return
+        claimed = document.get("replicas") if document else 0
+        if not isinstance(claimed, int) or count < claimed:
+            yield f"{count} node(s) proved to hold {root}, the document says {claimed}"
+
+
+def compare(evidence: Evidence, source: Source, policy: Policy) -> Iterator[str]:
+    """Where a package, the creator's or the published directory, has other files than the document says."""
+    try:
+        sizes = source.sizes()
+        rewritten = _rewritten(evidence, source, policy)
+    except (PackageRefused, UserError) as error:
+        yield f"the package cannot be read: {error}"
+        return
+    for file in evidence.files:
+        if file.path not in sizes:
+            yield f"{file.path}: is not in the package"
+        elif rewritten.get(file.path) != file.cid and (found := _content_id(source, file.path, evidence)) != file.cid:
+            yield f"{file.path}: has the content id {found}, not {file.cid}"
+
+
+def _rewritten(evidence: Evidence, source: Source, policy: Policy) -> dict[str, str]:
+    """Content ids of playlists and the like as they are published: with relative references."""
+    package = survey(source, policy, evidence.playlist).package
+    if package is None:
+        return {}
+    documents: list[Playlist | SideFile] = [*package.playlists.values(), *package.side_files.values()]
+    return {item.path: str(hash_bytes(relative(item), evidence.unixfs)[0].cid) for item in documents}
+
+
+def _content_id(source: Source, path: str, evidence: Evidence) -> str:
+    builder = FileBuilder(evidence.unixfs)
+    for piece in source.read(path):
+        builder.feed(piece)
+    return str(builder.finish()[0].cid)
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def require(evidence: Evidence) -> None:
+    """Raises UserError with the first problem."""
+    try:
+        found = next(problems(evidence), None)
+    except PipelineError as error:
+        found = str(error)
+    if found:
+        raise UserError(f"the proof of {evidence.video_id} does not hold: {found}")

@@ -1,0 +1,39 @@
+"""What a gateway does besides answering: one loop for each task, which no failure ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from fastapi.concurrency import run_in_threadpool
+
+from hls_pipeline.errors import PipelineError
+from hls_pipeline.gateway import deliveries, sweep
+from hls_pipeline.gateway.services import Services
+
+log = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def at_work(services: Services) -> AsyncIterator[None]:
+    deliver, observe = deliveries.Deliverer(services), deliveries.Observer(services)
+    every = {deliver.look: 0.5, observe.look: 2.0, lambda: sweep.sweep(services): 600.0}
+    tasks = [asyncio.create_task(_keep(work, seconds)) for work, seconds in every.items()]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def _keep(work: Callable[[], None], seconds: float) -> None:
+    while True:
+        try:
+            await run_in_threadpool(work)
+        except PipelineError as error:
+            log.warning("in the background: %s", error)
+        except Exception:  # a mistake in one round must not silence all that follow
+            log.exception("in the background")
+        await asyncio.sleep(seconds)

@@ -1,0 +1,103 @@
+"""One POST to an address that a stranger chose, without reaching into our own network.
+
+The name is looked up here, every address it has must be a public one, and the connection goes to exactly the address
+that was checked: a name that changes its mind between check and connection gains nothing. Redirects are not followed.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import socket
+import ssl
+import threading
+from collections.abc import Mapping
+from urllib.parse import SplitResult, urlsplit
+
+from hls_pipeline.errors import Outage, UsageError
+
+_SECONDS = 10.0
+_LONGEST_URL = 2000
+_TRANSLATED = ipaddress.ip_network("64:ff9b::/96")  # NAT64 (RFC 6052): an IPv4 address in disguise
+
+
+def check_url(url: str, *, private: bool) -> SplitResult:
+    """Raises UsageError for an address that no webhook may have; names are judged again when something is sent."""
+    try:
+        parts = urlsplit(url)
+        port, host = parts.port, parts.hostname
+    except ValueError as error:
+        raise UsageError("the address of a webhook cannot be read") from error
+    if len(url) > _LONGEST_URL or not url.isascii() or not url.isprintable() or " " in url:
+        raise UsageError("the address of a webhook is too long or has characters that must be escaped")
+    if parts.scheme not in ("http", "https") or not host or parts.username is not None or port == 0:
+        raise UsageError("the address of a webhook is http or https, with a host and without a password")
+    try:
+        literal = ipaddress.ip_address(host)
+    except ValueError:
+        return parts
+    if not private and not is_public(literal):
+        raise UsageError("the address of a webhook must be a public one")
+    return parts
+
+
+def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour
+        if inner is not None:
+            return is_public(inner)
+        if address in _TRANSLATED or address.teredo is not None or address.is_site_local:
+            return False
+    return address.is_global and not address.is_multicast
+
+
+def post(url: str, body: bytes, headers: Mapping[str, str], *, private: bool) -> int:
+    """The status of the answer; the rest of it is not read. Raises Outage when there is none within ten seconds,
+    UsageError for an address that is not to be reached."""
+    parts = check_url(url, private=private)
+    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    address = _resolve(host, port, private)
+    connection = _connection(parts.scheme, host, port, address)
+    watchdog = threading.Timer(_SECONDS, _cut, (connection,))  # a drip of bytes must not hold us for longer
+    watchdog.start()
+    try:
+        connection.request(
+            "POST", (parts.path or "/") + (f"?{parts.query}" if parts.query else ""), body, dict(headers)
+        )
+        return connection.getresponse().status
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise Outage(f"it could not be delivered: {type(error).__name__}") from error
+    finally:
+        watchdog.cancel()
+        connection.close()
+
+
+def _resolve(host: str, port: int, private: bool) -> str:
+    try:
+        found = {str(item[4][0]) for item in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+    except (OSError, UnicodeError) as error:
+        raise Outage("the host of the webhook has no address") from error
+    if not private and not all(is_public(ipaddress.ip_address(item.partition("%")[0])) for item in found):
+        raise UsageError("the host of the webhook is in a private network")
+    return min(found)
+
+
+def _connection(scheme: str, host: str, port: int, address: str) -> http.client.HTTPConnection:
+    class Pinned(http.client.HTTPConnection):
+        def connect(self) -> None:
+            self.sock = socket.create_connection((address, port), timeout=_SECONDS)
+
+    class PinnedTls(Pinned):
+        def connect(self) -> None:
+            super().connect()
+            self.sock = ssl.create_default_context().wrap_socket(self.sock, server_hostname=host)
+
+    return (PinnedTls if scheme == "https" else Pinned)(host, port, timeout=_SECONDS)
+
+
+def _cut(connection: http.client.HTTPConnection) -> None:
+    if connection.sock is not None:
+        try:
+            connection.sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            connection.close()

@@ -1,0 +1,237 @@
+"""Webhooks and their deliveries in the metadata store. What is sent, and how, is in `deliveries.py`."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from hls_pipeline import clock, tables
+from hls_pipeline.errors import NotFound
+from hls_pipeline.metadata_store import MetadataStore
+from hls_pipeline.uploads import State
+
+EVENTS = {
+    State.STAGED: "video.processing",
+    State.PUBLISHED: "video.ready",
+    State.FAILED: "video.failed",
+    State.REJECTED: "video.failed",
+    State.CLEARED: "video.cleared",
+    State.WITHDRAWN: "video.withdrawn",
+}
+
+_LATE_COMMITS = 200
+"""State changes that are looked at again: PostgreSQL may show a lower number after a higher one."""
+
+
+@dataclass(frozen=True)
+class Webhook:
+    webhook_id: str
+    key_id: str
+    video_id: str | None
+    url: str
+    secret: str
+    events: tuple[str, ...]
+    created_at: datetime
+    seen: int
+
+
+@dataclass(frozen=True)
+class Delivery:
+    delivery_id: str
+    webhook_id: str
+    event: str
+    body: str
+    created_at: datetime
+    attempts: int
+    due_at: datetime | None
+    delivered_at: datetime | None
+    answer: str | None
+
+
+@dataclass(frozen=True)
+class StateChange:
+    id: int
+    upload_id: str
+    video_id: str
+    owner: str | None
+    revision: int | None
+    state: State
+    time: datetime
+
+
+class WebhookRecords:
+    def __init__(self, store: MetadataStore) -> None:
+        self._store = store
+
+    def add(self, webhook: Webhook) -> None:
+        with self._store.writing() as db:
+            newest = db.execute(sa.select(sa.func.max(tables.state_change.c.id))).scalar() or 0
+            values = {**asdict(webhook), "events": list(webhook.events), "seen": newest}
+            db.execute(sa.insert(tables.webhook).values(**values))
+
+    def of_key(self, key_id: str) -> tuple[Webhook, ...]:
+        table = tables.webhook
+        with self._store.reading() as db:
+            rows = db.execute(sa.select(table).filter_by(key_id=key_id).order_by(table.c.created_at))
+            return tuple(_webhook(row) for row in rows)
+
+    def webhook(self, webhook_id: str) -> Webhook:
+        """Raises NotFound."""
+        with self._store.reading() as db:
+            row = db.execute(sa.select(tables.webhook).filter_by(webhook_id=webhook_id)).first()
+        if row is None:
+            raise NotFound("there is no such webhook")
+        return _webhook(row)
+
+    def remove(self, webhook_id: str) -> None:
+        with self._store.writing() as db:
+            db.execute(sa.delete(tables.delivery).filter_by(webhook_id=webhook_id))
+            db.execute(sa.delete(tables.webhook).filter_by(webhook_id=webhook_id))
+
+    def deliveries(self, webhook_id: str, limit: int = 100) -> tuple[Delivery, ...]:
+        """Newest first."""
+        table = tables.delivery
+        query = sa.select(table).filter_by(webhook_id=webhook_id).order_by(table.c.state_change.desc()).limit(limit)
+        with self._store.reading() as db:
+            return tuple(_delivery(row) for row in db.execute(query))
+
+    # ---- what happened ----------------------------------------------------------------------------------------
+
+    def newest_change(self) -> int:
+        with self._store.reading() as db:
+            return db.execute(sa.select(sa.func.max(tables.state_change.c.id))).scalar() or 0
+
+    def changes(self, after: int, limit: int = 500) -> tuple[StateChange, ...]:
+        with self._store.reading() as db:
+            return _changes(db, after, limit)
+
+    def enqueue(self, now: datetime) -> int:
+        """Every change that a webhook wants to hear of has a delivery, due now; how many are new."""
+        made = 0
+        with self._store.reading() as db:
+            hooks = [_webhook(row) for row in db.execute(sa.select(tables.webhook))]
+        newest = self.newest_change() if hooks else 0
+        for hook in hooks:
+            if hook.seen < newest:
+                with self._store.writing() as db:
+                    made += _enqueue(db, hook, now)
+        return made
+
+    # ---- sending ----------------------------------------------------------------------------------------------
+
+    def claim_due(self, now: datetime, patience: timedelta, limit: int = 20) -> tuple[tuple[Webhook, Delivery], ...]:
+        """Deliveries to be sent now, ours for `patience`; another gateway gets others."""
+        delivery, hook = tables.delivery, tables.webhook
+        query = sa.select(delivery.c.delivery_id).where(delivery.c.due_at <= now).order_by(delivery.c.due_at)
+        with self._store.reading() as db:
+            due = db.execute(query.limit(limit)).scalars().all()
+        if not due:
+            return ()
+        claimed = []
+        with self._store.writing() as db:
+            for delivery_id in due:
+                mine = sa.update(delivery).where(delivery.c.delivery_id == delivery_id, delivery.c.due_at <= now)
+                if db.execute(mine.values(due_at=now + patience)).rowcount:
+                    row = db.execute(sa.select(delivery).filter_by(delivery_id=delivery_id)).one()
+                    owner = db.execute(sa.select(hook).filter_by(webhook_id=row.webhook_id)).one()
+                    claimed.append((_webhook(owner), _delivery(row)))
+        return tuple(claimed)
+
+    def delivered(self, delivery_id: str, answer: str, now: datetime) -> None:
+        self._set(delivery_id, answer=answer, due_at=None, delivered_at=now)
+
+    def not_delivered(self, delivery_id: str, answer: str, again: datetime | None) -> None:
+        """`again` is None when it is given up."""
+        self._set(delivery_id, answer=answer, due_at=again)
+
+    def _set(self, delivery_id: str, **values: Any) -> None:
+        table = tables.delivery
+        with self._store.writing() as db:
+            db.execute(
+                sa.update(table).filter_by(delivery_id=delivery_id).values(attempts=table.c.attempts + 1, **values)
+            )
+
+    def resend(self, webhook_id: str, delivery_id: str, now: datetime) -> None:
+        """Raises NotFound."""
+        table = tables.delivery
+        query = sa.update(table).filter_by(webhook_id=webhook_id, delivery_id=delivery_id)
+        with self._store.writing() as db:
+            if not db.execute(query.values(due_at=now, attempts=0, delivered_at=None)).rowcount:
+                raise NotFound("there is no such delivery")
+
+
+def _enqueue(db: sa.Connection, hook: Webhook, now: datetime) -> int:
+    table = tables.delivery
+    scopes = db.execute(sa.select(tables.api_key.c.scopes).filter_by(key_id=hook.key_id)).scalar() or ()
+    known = set(db.execute(sa.select(table.c.state_change).filter_by(webhook_id=hook.webhook_id)).scalars())
+    found = _changes(db, max(0, hook.seen - _LATE_COMMITS), 1000)
+    wanted = [
+        change
+        for change in found
+        if change.id not in known
+        and change.time >= hook.created_at
+        and EVENTS.get(change.state) in hook.events
+        and (change.owner == hook.key_id or "admin" in scopes)
+        and hook.video_id in (None, change.video_id)
+    ]
+    for change in wanted:
+        delivery_id, event = secrets.token_hex(16), EVENTS[change.state]
+        values = {
+            "delivery_id": delivery_id,
+            "webhook_id": hook.webhook_id,
+            "state_change": change.id,
+            "event": event,
+            "body": _body(delivery_id, event, change),
+            "created_at": now,
+            "attempts": 0,
+            "due_at": now,
+        }
+        db.execute(sa.insert(table).values(**values))
+    seen = max((change.id for change in found), default=hook.seen)
+    db.execute(sa.update(tables.webhook).filter_by(webhook_id=hook.webhook_id).values(seen=max(seen, hook.seen)))
+    return len(wanted)
+
+
+def _body(delivery_id: str, event: str, change: StateChange) -> str:
+    return json.dumps(
+        {
+            "id": delivery_id,
+            "event": event,
+            "video_id": change.video_id,
+            "upload_id": change.upload_id,
+            "revision": change.revision,
+            "state": str(change.state),
+            "time": clock.text(change.time),
+        },
+        separators=(",", ":"),
+    )
+
+
+def _changes(db: sa.Connection, after: int, limit: int) -> tuple[StateChange, ...]:
+    change, upload, video = tables.state_change, tables.upload, tables.video
+    query = (
+        sa.select(change, upload.c.video_id, upload.c.revision, video.c.owner)
+        .join(upload, upload.c.upload_id == change.c.upload_id)
+        .join(video, video.c.video_id == upload.c.video_id)
+        .where(change.c.id > after)
+        .order_by(change.c.id)
+        .limit(limit)
+    )
+    return tuple(
+        StateChange(row.id, row.upload_id, row.video_id, row.owner, row.revision, State(row.state), row.time)
+        for row in db.execute(query)
+    )
+
+
+def _webhook(row: sa.Row[Any]) -> Webhook:
+    values = {field.name: getattr(row, field.name) for field in fields(Webhook)}
+    return Webhook(**{**values, "events": tuple(row.events)})
+
+
+def _delivery(row: sa.Row[Any]) -> Delivery:
+    return Delivery(**{field.name: getattr(row, field.name) for field in fields(Delivery)})

@@ -1,0 +1,141 @@
+"""`/v1/webhooks`: who wants to be told what, and the log of what was sent."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any, Literal
+
+from fastapi import APIRouter, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hls_pipeline import clock, keys
+from hls_pipeline.errors import NotFound, UsageError
+from hls_pipeline.gateway import forms, outbound
+from hls_pipeline.gateway.access import Caller, Writer
+from hls_pipeline.gateway.problems import Refused
+from hls_pipeline.gateway.services import Services, ServicesDep
+from hls_pipeline.gateway.webhook_records import EVENTS, Webhook, WebhookRecords
+
+router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
+
+_MOST_BYTES = 16 << 10
+_PER_KEY = 50
+
+Event = Literal["video.processing", "video.ready", "video.failed", "video.cleared", "video.withdrawn"]
+
+
+class WebhookRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: str = Field(max_length=2000, examples=["https://example.com/hooks/video"])
+    events: list[Event] = Field(default_factory=lambda: sorted(set(EVENTS.values())), min_length=1)  # type: ignore[arg-type]
+    video_id: str | None = Field(None, description="only this video; all of the key otherwise")
+
+
+@router.post(
+    "",
+    status_code=201,
+    summary="Be told of changes",
+    description="The answer holds the `secret` that signs deliveries; it is shown this one time.",
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": WebhookRequest.model_json_schema()}},
+        }
+    },
+    response_class=JSONResponse,
+)
+async def make(request: Request, services: ServicesDep, caller: Writer) -> Response:
+    data = await forms.small_body(request, services.settings, _MOST_BYTES)
+    try:
+        wanted = WebhookRequest.model_validate_json(data)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in fault["loc"])
+        raise Refused(400, "bad_request", f"{place or 'body'}: {fault['msg']}") from error
+    try:
+        outbound.check_url(wanted.url, private=services.settings.webhook_private)
+    except UsageError as error:
+        raise Refused(400, "bad_webhook", str(error)) from error
+    if wanted.video_id is not None and not keys.is_video_id(wanted.video_id):
+        raise Refused(400, "bad_video_id", "this is no video id")
+    hook = await run_in_threadpool(_make, services, caller, wanted)
+    return JSONResponse({**_about(hook), "secret": hook.secret}, 201)
+
+
+def _make(services: Services, caller: Caller, wanted: WebhookRequest) -> Webhook:
+    records = WebhookRecords(services.store)
+    assert caller.key_id is not None
+    if len(records.of_key(caller.key_id)) >= _PER_KEY:
+        raise Refused(409, "conflict", f"a key has at most {_PER_KEY} webhooks")
+    hook = Webhook(
+        webhook_id=secrets.token_hex(16),
+        key_id=caller.key_id,
+        video_id=wanted.video_id,
+        url=wanted.url,
+        secret=secrets.token_hex(32),
+        events=tuple(wanted.events),
+        created_at=clock.now(),
+        seen=0,
+    )
+    records.add(hook)
+    return hook
+
+
+@router.get("", summary="The webhooks of this key")
+def list_webhooks(services: ServicesDep, caller: Writer) -> dict[str, Any]:
+    return {"webhooks": [_about(hook) for hook in WebhookRecords(services.store).of_key(caller.key_id or "")]}
+
+
+@router.delete("/{webhook_id}", status_code=204, summary="Be told no more")
+def remove(webhook_id: str, services: ServicesDep, caller: Writer) -> Response:
+    WebhookRecords(services.store).remove(_own(services, caller, webhook_id).webhook_id)
+    return Response(status_code=204)
+
+
+@router.get("/{webhook_id}/deliveries", summary="What was sent, newest first")
+def deliveries(webhook_id: str, services: ServicesDep, caller: Writer) -> dict[str, Any]:
+    hook = _own(services, caller, webhook_id)
+    found = WebhookRecords(services.store).deliveries(hook.webhook_id)
+    return {
+        "deliveries": [
+            {
+                "id": item.delivery_id,
+                "event": item.event,
+                "body": item.body,
+                "created_at": clock.text(item.created_at),
+                "attempts": item.attempts,
+                "next_try": item.due_at and clock.text(item.due_at),
+                "delivered_at": item.delivered_at and clock.text(item.delivered_at),
+                "answer": item.answer,
+            }
+            for item in found
+        ]
+    }
+
+
+@router.post("/{webhook_id}/deliveries/{delivery_id}/resend", status_code=202, summary="Send it again now")
+def resend(webhook_id: str, delivery_id: str, services: ServicesDep, caller: Writer) -> dict[str, str]:
+    hook = _own(services, caller, webhook_id)
+    WebhookRecords(services.store).resend(hook.webhook_id, delivery_id[:32], clock.now())
+    return {"id": delivery_id[:32], "state": "due"}
+
+
+def _own(services: Services, caller: Caller, webhook_id: str) -> Webhook:
+    """Raises NotFound, also for the webhooks of others."""
+    hook = WebhookRecords(services.store).webhook(webhook_id[:32])
+    if hook.key_id != caller.key_id:
+        raise NotFound("there is no such webhook")
+    return hook
+
+
+def _about(hook: Webhook) -> dict[str, Any]:
+    return {
+        "id": hook.webhook_id,
+        "url": hook.url,
+        "events": list(hook.events),
+        "video_id": hook.video_id,
+        "created_at": clock.text(hook.created_at),
+    }
