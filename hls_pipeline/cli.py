@@ -10,7 +10,20 @@ import sys
 
 import typer
 
-from hls_pipeline.commands import audit, cid, demo, doctor, gateway, packages, proof, roles, stack, submit, videos
+from hls_pipeline.commands import (
+    archive,
+    audit,
+    cid,
+    demo,
+    doctor,
+    gateway,
+    packages,
+    proof,
+    roles,
+    stack,
+    submit,
+    videos,
+)
 from hls_pipeline.errors import PipelineError
 
 app = typer.Typer(
@@ -32,6 +45,8 @@ app.command("versions")(videos.versions)
 app.command("retry")(videos.retry)
 app.add_typer(audit.app, name="audit")
 app.command("proof")(proof.proof)
+app.command("export")(archive.export)
+app.command("import")(archive.import_)
 app.command("doctor")(doctor.doctor)
 app.command("gateway")(gateway.gateway)
 app.add_typer(gateway.keys, name="keys")

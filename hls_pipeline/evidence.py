@@ -155,6 +155,7 @@ def problems(evidence: Evidence) -> Iterator[str]:
     """All that does not hold within the document itself, each as a sentence. Nothing is asked of any service."""
     yield from _broken_chain(evidence)
     yield from _other_root(evidence)
+    yield from _odd_sizes(evidence)
     yield from _other_document(evidence)
     yield from _lacking_receipts(evidence)
 
@@ -184,6 +185,18 @@ def _other_root(evidence: Evidence) -> Iterator[str]:
         yield f"the list of files makes the directory {directory.root.cid}, not {evidence.root}"
 
 
+def _odd_sizes(evidence: Evidence) -> Iterator[str]:
+    """A directory's content id covers the bytes of a file's blocks, not those of the file: they must at least fit."""
+    for file in evidence.files:
+        leaves = blocks = max(1, -(-file.size // evidence.unixfs.chunk_size))
+        while leaves > 1:
+            leaves = -(-leaves // evidence.unixfs.max_links)
+            blocks += leaves
+        bare = blocks == 1 and evidence.unixfs.raw_leaves
+        if file.dag_blocks != blocks or (file.size != file.dag_size if bare else file.size >= file.dag_size):
+            yield f"{file.path}: {file.size} bytes do not make {file.dag_blocks} blocks of {file.dag_size} bytes"
+
+
 def _other_document(evidence: Evidence) -> Iterator[str]:
     document = evidence.ready()
     if document is None:
@@ -205,9 +218,10 @@ def _other_document(evidence: Evidence) -> Iterator[str]:
 
 def _lacking_receipts(evidence: Evidence) -> Iterator[str]:
     document = evidence.ready()
+    proofs = [receipt for receipt in evidence.receipts if receipt.get("kind") == "proof"]
     for root in (evidence.root, evidence.record):
         try:
-            count = len(replicas.proven(evidence.receipts, root or ""))
+            count = len(replicas.proven(proofs, root or ""))
         except (KeyError, TypeError, AttributeError):
             yield "a receipt is none"
             return

@@ -9,13 +9,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from hls_pipeline.errors import UsageError
 
 if TYPE_CHECKING:
     from hls_pipeline.hls.policy import Policy
+
+
+class PinningServiceSettings(BaseModel):
+    """One element of HLS_PINNING_SERVICES."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1, max_length=100)
+    endpoint: str
+    token: SecretStr
 
 
 class Settings(BaseSettings):
@@ -55,6 +65,9 @@ class Settings(BaseSettings):
     )
     proof_sample: int = Field(
         0, ge=0, description="read back so many random blocks of larger packages instead of all; 0 means all"
+    )
+    pinning_services: tuple[PinningServiceSettings, ...] = Field(
+        (), description="IPFS pinning services that are asked for extra copies (JSON list of name, endpoint, token)"
     )
     ipfs_streams: int = Field(2, ge=1, le=16, description="import streams per node")
     ipfs_profile: Literal["unixfs-v1-2025", "unixfs-v0-2015"] = "unixfs-v1-2025"

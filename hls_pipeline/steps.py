@@ -253,10 +253,7 @@ def write_ipfs_manifest(
 
 def _record(revision: Revision) -> replicas.SmallDirectory:
     """The playlists with `ipfs://` references, the creator's own ones, and the list of files."""
-    files = {keys.record_manifest(path): data for path, data in renderings.ipfs_forms(revision).items()}
-    files |= {keys.record_original(p.path): p.data for p in revision.package.playlists.values()}
-    files[keys.RECORD_INVENTORY] = renderings.inventory_document(revision)
-    return replicas.SmallDirectory.of(files, revision.profile)
+    return replicas.SmallDirectory.of(renderings.record(revision), revision.profile)
 
 
 # ---- 5. the final JSON becomes the current version ---------------------------------------------------------------

@@ -149,8 +149,10 @@ def running_postgres() -> Iterator[Postgres]:
         as_user = _as_postgres_user(folder)
         data = str(folder / "data")
         subprocess.run(
-            (*as_user, str(binaries / "initdb"), "-D", data, "-U", "hls", "-A", "scram-sha-256", "-E", "UTF8")
-            + ("--locale=C", "--no-sync", "--no-instructions", f"--pwfile={folder / 'password'}"),
+            (
+                *(*as_user, str(binaries / "initdb"), "-D", data, "-U", "hls", "-A", "scram-sha-256", "-E", "UTF8"),
+                *("--locale=C", "--no-sync", "--no-instructions", f"--pwfile={folder / 'password'}"),
+            ),
             check=True,
             cwd=folder,
             stdout=subprocess.DEVNULL,

@@ -102,7 +102,7 @@ CHANGES: dict[str, tuple[Callable[[Document], None], str]] = {
     "a time": (lambda d: d["versions"][1].update(time="2020-01-01T00:00:00.000Z"), "version 2: its hash"),
     "a lost version": (lambda d: d["versions"].pop(0), "version 1 is missing"),
     "the video": (lambda d: d.update(video_id="w"), "version 1: its hash"),
-    "a size": (lambda d: d["files"][3].update(size=1), "makes the directory"),
+    "a size": (lambda d: d["files"][3].update(size=1), "1 bytes do not make"),
     "a path": (lambda d: d["files"][3].update(path="v/s9.ts"), "makes the directory"),
     "a path outside": (lambda d: d["files"][3].update(path="../s9.ts"), "makes no directory"),
     "a content id": (lambda d: d["files"][3].update(cid=d["files"][2]["cid"]), "makes the directory"),

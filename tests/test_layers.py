@@ -19,7 +19,17 @@ LAYERS = (
     {"claims", "versions"},
     {"object_store", "metadata_store"},
     {"audit", "drops", "estimate", "lifecycle", "revisions", "submission", "work"},
-    {"staging", "renderings", "replicas", "temp_storage", "withdrawal", "rehydration", "evidence", "archive"},
+    {
+        "staging",
+        "renderings",
+        "replicas",
+        "temp_storage",
+        "withdrawal",
+        "rehydration",
+        "evidence",
+        "archive",
+        "archive_store",
+    },
     {"steps"},
     {"resources", "assets", "jobs", "sensors", "schedules", "definitions"}
     | {"gateway", "cli", "commands", "local", "queue", "ui"},

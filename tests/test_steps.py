@@ -613,39 +613,55 @@ def assert_nothing_is_deleted(world: World, upload: Upload, error: type[Pipeline
 
 
 @pytest.mark.parametrize("which", ["root", "record"])
-def test_nothing_is_deleted_when_a_pin_is_gone(world: World, seed: str, which: str) -> None:
+def test_a_pin_that_is_gone_is_made_again_before_anything_is_deleted(world: World, seed: str, which: str) -> None:
     upload = world.publish_package("v", package(seed))
-    assert world.nodes[0].unpin(Cid.parse(getattr(upload, which)))
-    assert_nothing_is_deleted(world, upload, ProofMissing)
+    root = Cid.parse(getattr(upload, which))
+    assert world.nodes[0].unpin(root)
+    assert world.step("clear_temp_storage", upload, "hand:clear").state is State.CLEARED
+    assert world.nodes[0].pinned(root) is not None
+    assert_read_back(world, upload)
 
 
-@pytest.mark.parametrize("damage", ["missing", "other bytes", "cut short"])
-def test_nothing_is_deleted_when_a_block_is_damaged_on_the_nodes_disk(
-    world: World, seed: str, own_node: tuple[EmbeddedNode, Path], damage: str
-) -> None:
-    node, repo = own_node
-    world = on(world, node)
-    upload = world.publish_package("v", package(seed))
-    block = block_file(repo, Cid.of(package(seed)["v/s1.ts"]))
-    if damage == "missing":
-        block.unlink()
-    elif damage == "other bytes":
-        block.write_bytes(bytes(len(block.read_bytes())))
-    else:
-        block.write_bytes(block.read_bytes()[:-1])
-    assert_nothing_is_deleted(world, upload, ProofMissing)
-
-
-def test_a_block_that_a_node_lost_is_sent_again_from_s3_and_then_the_clean_up_goes_on(
+def test_a_block_that_a_node_lost_is_sent_again_before_anything_is_deleted(
     world: World, seed: str, own_node: tuple[EmbeddedNode, Path]
 ) -> None:
     node, repo = own_node
     world = on(world, node)
     upload = world.publish_package("v", package(seed))
     block_file(repo, Cid.of(package(seed)["v/s1.ts"])).unlink()
-    world.step("publish", upload, "hand:publish")
     assert world.step("clear_temp_storage", upload, "hand:clear").state is State.CLEARED
     assert world.from_gateway(f"{upload.root}/v/s1.ts") == package(seed)["v/s1.ts"]
+    assert_read_back(world, upload)
+
+
+def assert_read_back(world: World, upload: Upload) -> None:
+    """The receipt of the deletion names evidence that every block of both directories was given back."""
+    (receipt,) = world.store.receipts(upload.upload_id, "deletion")
+    evidence = {item["root"] for item in receipt["evidence"] if item["level"] == "read_back"}
+    assert evidence == {upload.root, upload.record}
+
+
+@pytest.mark.parametrize("damage", ["other bytes", "cut short"])
+def test_a_block_damaged_on_the_nodes_disk_is_mended_from_s3_or_nothing_is_deleted(
+    world: World, seed: str, own_node: tuple[EmbeddedNode, Path], damage: str
+) -> None:
+    node, repo = own_node
+    world = on(world, node)
+    upload = world.publish_package("v", package(seed))
+    block = block_file(repo, Cid.of(package(seed)["v/s1.ts"]))
+    whole = block.read_bytes()
+    block.write_bytes(bytes(len(whole)) if damage == "other bytes" else whole[:-1])
+    (item,) = (item for item in world.store.temp_objects(upload.upload_id) if item.content_id == block_cid(seed))
+    key = item.cid.removeprefix(f"s3://{MEDIA}/")
+    world.objects.delete(MEDIA, [(key, item.etag or "", None)])
+    assert_nothing_is_deleted(world, upload, ProofMissing)
+    world.objects.put(MEDIA, key, package(seed)["v/s1.ts"], "video/mp2t")
+    assert world.step("clear_temp_storage", upload, "hand:clear").state is State.CLEARED
+    assert world.from_gateway(f"{upload.root}/v/s1.ts") == package(seed)["v/s1.ts"]
+
+
+def block_cid(seed: str) -> str:
+    return str(Cid.of(package(seed)["v/s1.ts"]))
 
 
 def test_nothing_is_deleted_when_an_object_was_replaced(world: World, seed: str) -> None:
@@ -677,9 +693,8 @@ def test_the_clean_up_leaves_a_receipt_of_what_went_and_on_whose_evidence(world:
     world.step("clear_temp_storage", upload, "hand:clear")
     (receipt,) = world.store.receipts(upload.upload_id, "deletion")
     assert receipt["removed"] == addresses
-    evidence = receipt["evidence"]
-    assert {item["root"] for item in evidence if item["level"] == "read_back"} == {upload.root, upload.record}
-    assert {item["peer_id"] for item in evidence} == {world.nodes[0].peer_id()}
+    assert_read_back(world, upload)
+    assert {item["peer_id"] for item in receipt["evidence"]} == {world.nodes[0].peer_id()}
 
 
 def test_the_clean_up_touches_no_other_revision_and_no_other_video(world: World, seed: str) -> None:

@@ -31,9 +31,7 @@ def ui(
 
 
 def code_server(
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; whoever reaches it can run code.")
-    ] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on; whoever reaches it can run code.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 4000,
     location: Annotated[str, typer.Option(help="Part of every run key's identity: never change it.")] = "hls_pipeline",
 ) -> None:

@@ -23,6 +23,7 @@ from hls_pipeline.gateway import (
     sessions,
     videos,
     webhooks,
+    withdrawing,
 )
 from hls_pipeline.gateway.config import GatewaySettings
 from hls_pipeline.gateway.frame import Frame
@@ -53,6 +54,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         play.router,
         events.router,
         videos.router,
+        withdrawing.router,
         webhooks.router,
         sessions.router,
     ):

@@ -246,13 +246,15 @@ def _links(
     base = f"{request.url.scheme}://{request.url.netloc}"
     if document is None:
         return
-    yield "Play", f"{base}{document['play']}", True
     yield "Metadata", f"{base}/v1/videos/{video_id}", True
+    if "video_assets" not in document:  # it was withdrawn
+        return
+    yield "Play", f"{base}{document['play']}", True
     assets = document["video_assets"]
     if "ipfs_directory" in assets:
         root = str(assets["ipfs_directory"]).removeprefix("ipfs://")
         gateway = (services.settings.public_ipfs_gateway or services.settings.ipfs_gateway_urls[0]).rstrip("/")
-        yield "IPFS gateway", f"{gateway}/ipfs/{root}/{document['video_assets']['playlist']}", True
+        yield "IPFS gateway", f"{gateway}/ipfs/{root}/{assets['playlist']}", True
         yield "IPFS directory", str(assets["ipfs_directory"]), False
         yield "IPFS playlist", str(assets["ipfs_m3u8"]), False
     else:

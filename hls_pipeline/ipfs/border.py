@@ -14,7 +14,14 @@ from contextlib import contextmanager
 
 from hls_pipeline.errors import Outage, ProofMissing, ServiceError, ServiceRefused
 
-_MISSING = ("could not find", "was not found locally", "block not found", "is not pinned")
+_MISSING = (
+    "could not find",
+    "was not found locally",
+    "block not found",
+    "is not pinned",
+    "is damaged on disk",
+    "block in storage has different hash than requested",  # boxo blockstore.ErrHashMismatch
+)
 _LATER = (
     "no space left",
     "quota exceeded",

@@ -132,8 +132,8 @@ class Exchange:
             self.response.close()
         self._connection.close()
 
-    def start(self, method: str, chunked: bool = False) -> None:
-        """Connect and send the head. With `chunked` a body follows by `send`."""
+    def start(self, method: str, chunked: bool = False, body: bytes = b"") -> None:
+        """Connect and send the head and a small `body`. With `chunked` a body follows by `send`."""
         own_host = "Host" in self._headers
         self._connection.putrequest(method, self._target, skip_host=own_host, skip_accept_encoding=True)
         for name, value in self._headers.items():
@@ -141,8 +141,8 @@ class Exchange:
         if chunked:
             self._connection.putheader("Transfer-Encoding", "chunked")
         elif method == "POST":
-            self._connection.putheader("Content-Length", "0")
-        self._connection.endheaders()
+            self._connection.putheader("Content-Length", str(len(body)))
+        self._connection.endheaders(body or None)
 
     def send(self, pieces: Sequence[bytes]) -> bool:
         """One HTTP chunk made of `pieces`. False if the other side has answered already: it wants no more."""

@@ -53,9 +53,7 @@ def test_every_package_of_the_corpus_comes_out_ready_and_plays_the_same(pipeline
         pipeline.drop(path.name, folder(path) | metadata)
     for path in PACKAGES:
         pipeline.wait(path.name, *ENDS, seconds=400)
-    print(
-        f"{len(PACKAGES)} packages of the corpus: {time.monotonic() - began:.0f} s from first drop to last clean-up"
-    )
+    print(f"{len(PACKAGES)} packages of the corpus: {time.monotonic() - began:.0f} s from first drop to last clean-up")
     for path in PACKAGES:
         compare(pipeline, path)
     assert list(pipeline.objects.listing("inbox")) == []
@@ -239,9 +237,7 @@ def test_a_large_package_passes_without_large_processes(pipeline: Pipeline, tmp_
     finally:
         done.set()
         watcher.join()
-    print(
-        f"250 MiB in {count} files: {time.monotonic() - began:.0f} s from mark to clean-up; resident MiB: {largest}"
-    )
+    print(f"250 MiB in {count} files: {time.monotonic() - began:.0f} s from mark to clean-up; resident MiB: {largest}")
     ours = {name: mebibytes for name, mebibytes in largest.items() if name != "weed"}
     assert max(ours.values()) <= 300, ours
 

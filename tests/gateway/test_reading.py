@@ -205,3 +205,26 @@ def test_hostile_text_in_metadata_comes_back_as_json_and_nothing_else(gateway: G
     assert answer.headers["Content-Type"] == "application/json"
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'")
+
+
+# ---- withdrawing ------------------------------------------------------------------------------------------------
+
+
+def test_a_withdrawn_video_is_served_to_nobody_and_its_history_stays(gateway: Gateway) -> None:
+    gateway.world.publish_package("film", package("film"))
+    answer = gateway.ask("DELETE", "/v1/videos/film?reason=mistake", headers=gateway.bearer)
+    assert (answer.status_code, answer.json()["left"]) == (200, 0)
+    assert gateway.get("/v1/videos/film").json()["status"] == "withdrawn"
+    assert gateway.play("film", "master.m3u8").status_code in (404, 410)
+    assert gateway.get("/videos/film").status_code == 200
+    versions = gateway.get("/v1/videos/film/versions").json()["versions"]
+    assert [version["document"]["status"] for version in versions] == ["processing", "ready", "withdrawn"]
+
+
+def test_only_its_owner_withdraws_a_video(gateway: Gateway) -> None:
+    gateway.world.publish_package("film", package("film"))
+    assert gateway.ask("DELETE", "/v1/videos/film").status_code == 401
+    foreign = gateway.ask("DELETE", "/v1/videos/film", headers=gateway.make_key(Scope.WRITE))
+    assert (foreign.status_code, foreign.json()["code"]) == (403, "foreign_video")
+    assert gateway.ask("DELETE", "/v1/videos/nobody", headers=gateway.bearer).status_code == 404
+    assert gateway.get("/v1/videos/film").json()["status"] == "ready"

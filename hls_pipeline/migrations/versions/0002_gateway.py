@@ -52,9 +52,7 @@ def upgrade() -> None:
         sa.Column("id", sa.String(length=32), nullable=False),
         sa.Column("key_id", sa.String(length=16), nullable=False),
         sa.Column("video_id", sa.String(length=64), nullable=False),
-        sa.Column(
-            "files", sa.Text(), nullable=False, comment="path, size and, for files in parts, the S3 upload"
-        ),
+        sa.Column("files", sa.Text(), nullable=False, comment="path, size and, for files in parts, the S3 upload"),
         sa.Column("created_at", sa.String(length=24), nullable=False),
         sa.Column("expires_at", sa.String(length=24), nullable=False),
         sa.Column("completed_at", sa.String(length=24), nullable=True),
