@@ -18,6 +18,7 @@ from hls_pipeline.commands import (
     doctor,
     gateway,
     packages,
+    pinning,
     proof,
     roles,
     stack,
@@ -45,6 +46,7 @@ app.command("versions")(videos.versions)
 app.command("retry")(videos.retry)
 app.add_typer(audit.app, name="audit")
 app.command("proof")(proof.proof)
+app.command("pinning")(pinning.pinning)
 app.command("export")(archive.export)
 app.command("import")(archive.import_)
 app.command("doctor")(doctor.doctor)

@@ -65,7 +65,7 @@ class ObjectStore:
 
     def listing(self, bucket: str, prefix: str = "") -> Iterator[DropObject]:
         """Every object under `prefix` in key order, a thousand per request."""
-        with _border(f"listing s3://{bucket}/{prefix}"):
+        with border(f"listing s3://{bucket}/{prefix}"):
             for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
                 for item in page.get("Contents", ()):
                     yield DropObject(item["Key"], item["ETag"], item["Size"], item["LastModified"])
@@ -76,7 +76,7 @@ class ObjectStore:
             for item in self.listing(bucket, prefix):
                 yield ObjectVersion(item.key, None, item.etag, item.size, marker=False, latest=True)
             return
-        with _border(f"listing versions of s3://{bucket}/{prefix}"):
+        with border(f"listing versions of s3://{bucket}/{prefix}"):
             for page in self._client.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=prefix):
                 for one in page.get("Versions", ()):
                     yield ObjectVersion(one["Key"], one["VersionId"], one["ETag"], one["Size"], False, one["IsLatest"])
@@ -85,14 +85,14 @@ class ObjectStore:
 
     def _versioned(self, bucket: str) -> bool:
         """Also where versioning was suspended: its versions are still there."""
-        with _border(f"looking at the versioning of s3://{bucket}"):
+        with border(f"looking at the versioning of s3://{bucket}"):
             return "Status" in self._client.get_bucket_versioning(Bucket=bucket)
 
     def locks_objects(self, bucket: str) -> bool:
         """Whether objects of the bucket can be under a legal hold or a retention period at all."""
         from botocore.exceptions import ClientError
 
-        with _border(f"looking at the object lock of s3://{bucket}"):
+        with border(f"looking at the object lock of s3://{bucket}"):
             try:
                 self._client.get_object_lock_configuration(Bucket=bucket)
             except ClientError as error:
@@ -104,7 +104,7 @@ class ObjectStore:
     def is_held(self, bucket: str, key: str, version_id: str | None, now: datetime) -> bool:
         """Whether a legal hold or a retention period forbids deleting it. Raises ObjectMissing."""
         which: Any = {"VersionId": version_id} if version_id else {}
-        with _border(f"looking at s3://{bucket}/{key}"):
+        with border(f"looking at s3://{bucket}/{key}"):
             answer = self._client.head_object(Bucket=bucket, Key=key, **which)
         until = answer.get("ObjectLockRetainUntilDate")
         return answer.get("ObjectLockLegalHoldStatus") == "ON" or (until is not None and until > now)
@@ -112,7 +112,7 @@ class ObjectStore:
     def tag(self, bucket: str, key: str, version_id: str | None, name: str, value: str) -> None:
         """Gives an object this one tag. Raises ObjectMissing."""
         which: Any = {"VersionId": version_id} if version_id else {}
-        with _border(f"tagging s3://{bucket}/{key}"):
+        with border(f"tagging s3://{bucket}/{key}"):
             tags: Any = {"TagSet": [{"Key": name, "Value": value}]}
             self._client.put_object_tagging(Bucket=bucket, Key=key, Tagging=tags, **which)
 
@@ -120,7 +120,7 @@ class ObjectStore:
         """The bucket's lifecycle rules; none where it has no such configuration."""
         from botocore.exceptions import ClientError
 
-        with _border(f"reading the lifecycle rules of s3://{bucket}"):
+        with border(f"reading the lifecycle rules of s3://{bucket}"):
             try:
                 answer: Any = self._client.get_bucket_lifecycle_configuration(Bucket=bucket)
             except ClientError as error:
@@ -132,18 +132,18 @@ class ObjectStore:
     def set_lifecycle(self, bucket: str, rules: Sequence[Mapping[str, Any]]) -> None:
         """Replaces all of the bucket's lifecycle rules."""
         configuration: Any = {"Rules": list(rules)}
-        with _border(f"writing the lifecycle rules of s3://{bucket}"):
+        with border(f"writing the lifecycle rules of s3://{bucket}"):
             self._client.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration=configuration)
 
     def head(self, bucket: str, key: str) -> Stored:
         """Raises ObjectMissing."""
-        with _border(f"looking at s3://{bucket}/{key}"):
+        with border(f"looking at s3://{bucket}/{key}"):
             answer = self._client.head_object(Bucket=bucket, Key=key)
         return Stored(answer["ETag"], answer.get("VersionId"), answer["ContentLength"])
 
     def modified(self, bucket: str, key: str) -> datetime:
         """When the object was last written. Raises ObjectMissing."""
-        with _border(f"looking at s3://{bucket}/{key}"):
+        with border(f"looking at s3://{bucket}/{key}"):
             return self._client.head_object(Bucket=bucket, Key=key)["LastModified"]
 
     def read(self, bucket: str, key: str, *, etag: str | None = None, limit: int | None = None) -> Iterator[bytes]:
@@ -152,7 +152,7 @@ class ObjectStore:
         conditions: dict[str, Any] = {"IfMatch": etag} if etag else {}
         if limit is not None:
             conditions["Range"] = f"bytes=0-{limit - 1}"
-        with _border(f"reading s3://{bucket}/{key}"):
+        with border(f"reading s3://{bucket}/{key}"):
             answer = self._client.get_object(Bucket=bucket, Key=key, **conditions)
             with closing(answer["Body"]) as body:
                 received = 0
@@ -167,13 +167,13 @@ class ObjectStore:
         return b"".join(self.read(bucket, key))
 
     def put(self, bucket: str, key: str, data: bytes, content_type: str) -> Stored:
-        with _border(f"writing s3://{bucket}/{key}"):
+        with border(f"writing s3://{bucket}/{key}"):
             answer = self._client.put_object(Bucket=bucket, Key=key, Body=data, ContentType=content_type)
         return Stored(answer["ETag"], answer.get("VersionId"), len(data))
 
     def upload(self, bucket: str, key: str, pieces: Iterator[bytes], content_type: str) -> None:
         """Puts a stream of any length; large ones go up in parts."""
-        with _border(f"writing s3://{bucket}/{key}"):
+        with border(f"writing s3://{bucket}/{key}"):
             self._client.upload_fileobj(
                 io.BufferedReader(_Stream(pieces), CHUNK), bucket, key, ExtraArgs={"ContentType": content_type}
             )
@@ -181,7 +181,7 @@ class ObjectStore:
     def copy(self, source: tuple[str, str], target: tuple[str, str], *, etag: str, size: int, kind: str) -> Stored:
         """Copies on the server. Raises ObjectChanged when the source's ETag is not `etag`."""
         (from_bucket, from_key), (bucket, key) = source, target
-        with _border(f"copying s3://{from_bucket}/{from_key}"):
+        with border(f"copying s3://{from_bucket}/{from_key}"):
             origin: Any = {"Bucket": from_bucket, "Key": from_key}
             if size > _SINGLE_COPY_LIMIT:
                 extra = {"ContentType": kind, "MetadataDirective": "REPLACE", "CopySourceIfMatch": etag}
@@ -209,7 +209,7 @@ class ObjectStore:
                 {"Key": key, "VersionId": version} if version else {"Key": key, "ETag": etag}
                 for key, etag, version in wanted[start : start + _DELETE_BATCH]
             ]
-            with _border(f"deleting from s3://{bucket}"):
+            with border(f"deleting from s3://{bucket}"):
                 answer = self._client.delete_objects(Bucket=bucket, Delete={"Objects": batch, "Quiet": True})
             for error in answer.get("Errors", ()):
                 if error.get("Code") == "PreconditionFailed":
@@ -290,7 +290,7 @@ _LATER = frozenset({"SlowDown", "RequestTimeout", "RequestTimeTooSkewed", "Servi
 
 
 @contextmanager
-def _border(doing: str) -> Iterator[None]:
+def border(doing: str) -> Iterator[None]:
     """The one place where boto3's and urllib3's exceptions become ours."""
     from botocore.exceptions import BotoCoreError, ClientError
     from urllib3.exceptions import HTTPError

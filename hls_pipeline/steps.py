@@ -21,6 +21,7 @@ from hls_pipeline import (
     drops,
     estimate,
     keys,
+    pinning,
     renderings,
     replicas,
     staging,
@@ -280,7 +281,11 @@ def finalize(upload: Upload, lease: Lease, objects: ObjectStore, store: Metadata
             now=now,
         )
     mirror_document(upload.video_id, objects, store, settings)
-    return store.upload(upload.upload_id)
+    upload = store.upload(upload.upload_id)
+    published = upload.state is State.PUBLISHED
+    if published and settings.pinning_services and not store.receipts(upload.upload_id, "pinning"):
+        pinning.request(upload, lease, store, settings)
+    return upload
 
 
 def _final_document(upload: Upload, store: MetadataStore, now: datetime) -> dict[str, Any]:

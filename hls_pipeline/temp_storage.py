@@ -16,13 +16,11 @@ from typing import Any
 
 from hls_pipeline import clock, keys
 from hls_pipeline.errors import Corruption
+from hls_pipeline.lifecycle import CLEARED_TAG
 from hls_pipeline.metadata_store import Lease, MetadataStore, TempObject
 from hls_pipeline.object_store import ObjectStore, ObjectVersion
 from hls_pipeline.settings import Settings
 from hls_pipeline.uploads import State, Upload
-
-CLEARED_TAG = ("hls", "cleared")
-"""On objects that would be gone but for a legal hold; a lifecycle rule removes them once nothing forbids it."""
 
 _AT_ONCE = 500
 """Objects removed between two renewals of the lease: well within a lease at 100 requests a second."""

@@ -7,6 +7,8 @@ has_postgresql() { command -v initdb >/dev/null || compgen -G '/usr/lib/postgres
 packages=()
 command -v ffmpeg >/dev/null && command -v ffprobe >/dev/null || packages+=(ffmpeg)
 has_postgresql || packages+=(postgresql)
+command -v chromium >/dev/null || packages+=(chromium)
+command -v openssl >/dev/null || packages+=(openssl)
 [ ${#packages[@]} -eq 0 ] && exit 0
 
 give_up() {

@@ -41,9 +41,9 @@ Origin = Callable[[int, int], Iterator[bytes]]
 """Gives bytes from start to before end."""
 
 
-@router.api_route(
+@router.head("/{video_id}/play/{path:path}", include_in_schema=False)
+@router.get(
     "/{video_id}/play/{path:path}",
-    methods=["GET", "HEAD"],
     summary="A playlist or media file of the current revision",
     description="Range, If-Range and If-None-Match are understood. The ETag is the file's content id. With `?cid=` and "
     "the content id the answer may be kept for ever.",

@@ -12,7 +12,7 @@ from typing import Any
 
 from hls_pipeline.errors import Outage
 from hls_pipeline.gateway.config import GatewaySettings
-from hls_pipeline.object_store import ObjectStore, _border, client
+from hls_pipeline.object_store import ObjectStore, border, client
 
 PART = 8 << 20
 """Bytes of a part; what is smaller is put at once. S3 takes 10,000 parts, so a file may have 78 GiB."""
@@ -30,7 +30,7 @@ class GatewayStore(ObjectStore):
         when it breaks off."""
         what = f"reading s3://{bucket}/{key}"
         conditions: dict[str, Any] = {"IfMatch": etag} if etag else {}
-        with _border(what):
+        with border(what):
             answer = self._client.get_object(Bucket=bucket, Key=key, Range=f"bytes={start}-{end - 1}", **conditions)
             with closing(answer["Body"]) as body:
                 received = 0
@@ -62,13 +62,13 @@ class GatewayStore(ObjectStore):
 
     def begin_parts(self, bucket: str, key: str, content_type: str) -> str:
         """The id of a new upload in parts."""
-        with _border(f"writing s3://{bucket}/{key}"):
+        with border(f"writing s3://{bucket}/{key}"):
             answer = self._client.create_multipart_upload(Bucket=bucket, Key=key, ContentType=content_type)
         return answer["UploadId"]
 
     def put_part(self, bucket: str, key: str, parts_id: str, number: int, data: bytes | bytearray) -> str:
         """The part's ETag; parts are counted from 1."""
-        with _border(f"writing s3://{bucket}/{key}"):
+        with border(f"writing s3://{bucket}/{key}"):
             answer = self._client.upload_part(
                 Bucket=bucket,
                 Key=key,
@@ -80,14 +80,14 @@ class GatewayStore(ObjectStore):
 
     def finish_parts(self, bucket: str, key: str, parts_id: str, etags: Sequence[str]) -> None:
         parts: Any = [{"PartNumber": number, "ETag": etag} for number, etag in enumerate(etags, 1)]
-        with _border(f"writing s3://{bucket}/{key}"):
+        with border(f"writing s3://{bucket}/{key}"):
             self._client.complete_multipart_upload(
                 Bucket=bucket, Key=key, UploadId=parts_id, MultipartUpload={"Parts": parts}
             )
 
     def abort_parts(self, bucket: str, prefix: str, older_than: datetime | None = None) -> None:
         """Gives up every upload in parts under `prefix`, or those that began before a moment."""
-        with _border(f"giving up uploads under s3://{bucket}/{prefix}"):
+        with border(f"giving up uploads under s3://{bucket}/{prefix}"):
             for page in self._client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix):
                 for item in page.get("Uploads", ()):
                     if older_than is None or item["Initiated"] < older_than:
@@ -95,7 +95,7 @@ class GatewayStore(ObjectStore):
 
     def parts(self, bucket: str, key: str, parts_id: str) -> dict[int, tuple[str, int]]:
         """Number → (ETag, bytes) of the parts that are there."""
-        with _border(f"looking at parts of s3://{bucket}/{key}"):
+        with border(f"looking at parts of s3://{bucket}/{key}"):
             pages = self._client.get_paginator("list_parts").paginate(Bucket=bucket, Key=key, UploadId=parts_id)
             return {
                 part["PartNumber"]: (part["ETag"], part["Size"]) for page in pages for part in page.get("Parts", ())

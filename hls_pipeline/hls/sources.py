@@ -11,6 +11,7 @@ import os
 import stat
 import struct
 import tarfile
+import threading
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -179,16 +180,19 @@ class _Member(NamedTuple):
 
 
 class TarSource:
-    """A tar, packed by gzip or not. Reading jumps to a member; for gzip through marks kept while listing."""
+    """A tar, packed by gzip or not. Reading jumps to a member; for gzip through marks kept while listing. Several
+    threads may read at once."""
 
     def __init__(self, file: BinaryIO, limits: Limits | None = None) -> None:
         self._limits = limits or Limits()
         self._file = _open_gzip(file, self._limits) if _is_gzip(file) else file
         self._members: dict[str, _Member] | None = None
+        self._turn = threading.Lock()
 
     def sizes(self) -> Mapping[str, int]:
-        if self._members is None:
-            self._members = self._list()
+        with self._turn:
+            if self._members is None:
+                self._members = self._list()
         return {name: member.size for name, member in sorted(self._members.items())}
 
     def _list(self) -> dict[str, _Member]:
@@ -221,8 +225,9 @@ class TarSource:
         member = self._members[path]
         at, left = member.offset, member.size if limit is None else min(limit, member.size)
         while left:
-            self._file.seek(at)  # another reader may have moved it
-            chunk = self._file.read(min(CHUNK, left))
+            with self._turn:
+                self._file.seek(at)  # another reader may have moved it
+                chunk = self._file.read(min(CHUNK, left))
             if not chunk:
                 refuse("PKG_BAD_ARCHIVE", path, "the archive ends inside this file")
             yield chunk
