@@ -27,8 +27,14 @@ def add(db: sa.Connection, root: str, upload_id: str, now: datetime) -> None:
     )
     if db.execute(closed).first():
         raise Outage(f"{root} is just being unpinned for another video; it is tried again")
-    if not db.execute(sa.select(table).filter_by(root=root, upload_id=upload_id)).first():
-        db.execute(sa.insert(table).values(root=root, upload_id=upload_id))
+    owe(db, root, upload_id)
+
+
+def owe(db: sa.Connection, root: str, upload_id: str) -> None:
+    """The upload has the root pinned or may have, and has to give it up some day."""
+    own = {"root": root, "upload_id": upload_id}
+    if not db.execute(sa.select(tables.claim).filter_by(**own)).first():
+        db.execute(sa.insert(tables.claim).values(**own))
 
 
 def release(db: sa.Connection, root: str, upload_id: str, now: datetime) -> bool:

@@ -21,6 +21,7 @@ from hls_pipeline.commands import (
     pinning,
     proof,
     roles,
+    setup,
     stack,
     submit,
     videos,
@@ -44,6 +45,9 @@ app.command("list")(videos.list_videos)
 app.command("status")(videos.status)
 app.command("versions")(videos.versions)
 app.command("retry")(videos.retry)
+app.command("withdraw")(videos.withdraw)
+app.command("rehydrate")(videos.rehydrate)
+app.command("setup")(setup.setup)
 app.add_typer(audit.app, name="audit")
 app.command("proof")(proof.proof)
 app.command("pinning")(pinning.pinning)

@@ -29,7 +29,7 @@ def defs() -> dg.Definitions:
         jobs=[jobs.ingest, jobs.clear],
         sensors=[inbox, cleanup],
         resources={
-            "s3": ObjectStoreResource(endpoint_url=dg.EnvVar("HLS_S3_ENDPOINT")),
+            "s3": ObjectStoreResource(),
             "ipfs": IpfsResource(),
             "metadata": MetadataResource(),
         },

@@ -20,7 +20,7 @@ from hls_pipeline.errors import DropChanged, ObjectChanged, ObjectMissing
 from hls_pipeline.metadata_store import MetadataStore
 from hls_pipeline.object_store import ObjectStore
 from hls_pipeline.settings import Settings
-from hls_pipeline.uploads import Drop, DropObject, Folder, Upload, folder_of, judge
+from hls_pipeline.uploads import Drop, DropObject, Folder, TakenIn, Upload, folder_of, judge
 
 
 def folders(objects: ObjectStore, bucket: str) -> Iterator[Folder]:
@@ -49,6 +49,8 @@ def receive(
         verdict = judge(folder, store.latest_upload(folder.video_id), now, quiet)
         if isinstance(verdict, Drop):
             arrived.append(store.receive(verdict, now))
+        elif isinstance(verdict, TakenIn):
+            take_out(objects, folder.freeze())  # a run was cut off while it did this, or the mark came late
         else:
             waiting.append(f"{folder.video_id}: {verdict.reason}")
     return arrived, waiting

@@ -2,18 +2,14 @@
 
 import dagster as dg
 
-from hls_pipeline.assets.frame import videos
-
 ingest = dg.define_asset_job(
     "ingest",
     selection=["s3_segments", "s3_manifest", "ipfs_cids", "ipfs_manifest", "final_metadata"],
-    partitions_def=videos,
     description="One package from the inbox to its final JSON.",
 )
 
 clear = dg.define_asset_job(
     "clear",
     selection=["s3_cleanup"],
-    partitions_def=videos,
     description="Proves again that IPFS has a revision, then removes its S3 copies.",
 )

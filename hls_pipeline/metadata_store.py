@@ -564,6 +564,18 @@ class MetadataStore:
             unfinished = arrivals.where(tables.upload.c.state == State.WITHDRAWN, tables.upload.c.upload_id.in_(left))
             return current, tuple(_upload(row) for row in db.execute(unfinished))
 
+    def sweep_again(self, upload_id: str, media: str, now: datetime) -> None:
+        """A run lost the video in the middle of something. If that was because it was withdrawn, what the run did
+        since then is removed too."""
+        with self._write() as db:
+            upload = _get_upload(db, upload_id)
+            if upload.state is not State.WITHDRAWN:
+                return
+            _add_left_over(db, upload, media)
+            _mark_due(db, upload_id, now)
+            for root in filter(None, (upload.root, upload.record)):
+                claims.owe(db, root, upload_id)
+
     def claims(self, upload_id: str) -> tuple[str, ...]:
         """The roots that an upload still claims."""
         with self._read() as db:

@@ -46,7 +46,7 @@ class _Copy:
     size: int
     content_id: str | None
     pieces: Callable[[Kubo], Iterator[bytes]]
-    """The bytes from one node. Raises ProofMissing, at its end at the latest, when they are not the ones that were staged."""
+    """The bytes from one node. Raises ProofMissing, at its end at the latest, when they are not those of staging."""
 
 
 def rehydrate(

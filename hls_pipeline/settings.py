@@ -101,9 +101,12 @@ class Settings(BaseSettings):
 def load(**overrides: object) -> Settings:
     """The settings from the environment; keyword arguments win. Raises UsageError naming the bad variable."""
     from pydantic import ValidationError
+    from pydantic_settings import SettingsError
 
     try:
         return Settings(**overrides)  # type: ignore[arg-type]
+    except SettingsError as error:
+        raise UsageError(f"{error}; lists are JSON, correct it in the environment") from error
     except ValidationError as error:
         first = error.errors()[0]
         name = "HLS_" + "_".join(str(part) for part in first["loc"]).upper()

@@ -164,6 +164,20 @@ def _keep_unreferenced(
             )
 
 
+def keep_changed_extras(
+    upload: Upload, paths: Iterable[str], revision: int, objects: ObjectStore, settings: Settings
+) -> None:
+    """The published files are those of `revision`, but what no playlist reaches may be new: it is kept there too."""
+    kept = keys.unreferenced(upload.video_id, revision, "")
+    there = {item.key: item.etag for item in objects.listing(settings.s3_media, kept)}
+    frozen = {upload.drop.path(item): item for item in upload.drop.objects}
+    for path in paths:
+        item = frozen[path]
+        if there.get(kept + path) != item.etag:
+            source, target = (upload.drop.bucket, item.key), (settings.s3_media, kept + path)
+            objects.copy(source, target, etag=item.etag, size=item.size, kind="application/octet-stream")
+
+
 def _undo_acceptance(
     upload: Upload, lease: Lease, objects: ObjectStore, store: MetadataStore, settings: Settings
 ) -> None:

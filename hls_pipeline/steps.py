@@ -74,9 +74,10 @@ def _judge(upload: Upload, lease: Lease, objects: ObjectStore, store: MetadataSt
     directory = build_directory({file.path: contents.nodes[file.path] for file in files}, profile)
     metadata = dict(package.metadata)
     upload = replace(upload, root=str(directory.root.cid), metadata=metadata)
-    if _is_current(upload, store):
-        drops.take_out(objects, upload.drop)
+    if (current := store.current_upload(upload.video_id)) and _is_same(upload, current):
+        staging.keep_changed_extras(upload, package.unreferenced, current.revision or 0, objects, settings)
         store.unchanged(lease, clock.now())
+        drops.take_out(objects, upload.drop)
         return store.upload(upload.upload_id)
     own = {cid.digest: len(block) for cid, block in directory.blocks}
     blocks = contents.blocks | own
@@ -97,10 +98,9 @@ def _judge(upload: Upload, lease: Lease, objects: ObjectStore, store: MetadataSt
     )
 
 
-def _is_current(upload: Upload, store: MetadataStore) -> bool:
+def _is_same(upload: Upload, current: Upload) -> bool:
     """Whether the current revision has the same content and the same metadata."""
-    current = store.current_upload(upload.video_id)
-    return current is not None and (current.root, current.metadata) == (upload.root, upload.metadata)
+    return (current.root, current.metadata) == (upload.root, upload.metadata)
 
 
 def _refuse(

@@ -50,6 +50,9 @@ MOVES: dict[State, frozenset[State]] = {
 IN_WORK = frozenset({State.RECEIVED, State.STAGED, State.PINNED})
 """States from which the path goes on by itself."""
 
+TAKEN_IN = frozenset({State.PUBLISHED, State.CLEARED, State.UNCHANGED})
+"""States in which nothing of the drop is needed in the inbox any more."""
+
 PRIVATE_KEYS = "private_keys"
 """Fact of an upload: paths of the keys that lie in the private bucket."""
 
@@ -221,7 +224,11 @@ class Wait:
     reason: str
 
 
-def judge(folder: Folder, latest: Upload | None, now: datetime, quiet: timedelta) -> Drop | Wait:
+class TakenIn:
+    """What lies in the folder has been taken in already, byte for byte: it may go."""
+
+
+def judge(folder: Folder, latest: Upload | None, now: datetime, quiet: timedelta) -> Drop | Wait | TakenIn:
     """Whether a folder is a new drop. `latest` is the newest upload of the same video.
 
     A folder starts when `_READY` is younger than everything else in it, or when it has been quiet for `quiet` and
@@ -233,6 +240,9 @@ def judge(folder: Folder, latest: Upload | None, now: datetime, quiet: timedelta
     as_it_was = latest is not None and folder.left_as_it_was(latest.drop)
     if latest and latest.state in IN_WORK and (as_it_was or not latest.incomplete):
         return Wait(f"upload {latest.upload_id} of this video is in work")
+    late_mark = latest is not None and latest.drop.ready is None and not folder.objects
+    if latest and latest.state in TAKEN_IN and (as_it_was or late_mark):
+        return TakenIn()
     if latest and as_it_was:
         return Wait(f"already judged: upload {latest.upload_id} is {latest.state}")
     marked = folder.ready is not None and folder.last_write <= folder.ready.modified

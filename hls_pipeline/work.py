@@ -33,6 +33,7 @@ def holding(
         with _renewing(lease, store, settings.lease_seconds):
             yield lease
     except LeaseLost:
+        store.sweep_again(upload.upload_id, settings.s3_media, clock.now())
         raise
     except DropChanged as error:
         store.supersede(lease, str(error), clock.now())

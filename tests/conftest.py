@@ -4,6 +4,7 @@ the first test asks for it; an empty inbox, an empty media bucket and a new data
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from hls_pipeline.settings import Settings
 from tests import services
 from tests.local import ipfs_node_fixture
 from tests.local.ipfs_node_fixture import EmbeddedNode
-from tests.services import Postgres, World
+from tests.services import CopiesOf, Postgres, World
 
 
 @pytest.fixture(scope="session")
@@ -92,6 +93,31 @@ def world(s3_and_ipfs: Settings, sqlite_url: str) -> World:
 @pytest.fixture
 def world_on_each_database(s3_and_ipfs: Settings, database_url: str) -> World:
     return _empty_world(s3_and_ipfs, database_url)
+
+
+@pytest.fixture
+def world_on_postgres(s3_and_ipfs: Settings, postgres: Postgres) -> Iterator[World]:
+    with postgres.new_database() as url:
+        yield _empty_world(s3_and_ipfs, url)
+
+
+@pytest.fixture
+def copies_of(request: pytest.FixtureRequest, tmp_path: Path) -> CopiesOf:
+    """One world after the other with a copy of the given one's database as it is now; S3 and IPFS stay shared."""
+
+    def copies(world: World) -> Iterator[World]:
+        url = world.settings.database_url
+        world.store._engine.dispose()
+        for number in itertools.count():
+            if url.startswith("sqlite"):
+                source = Path(url.removeprefix("sqlite:///"))
+                yield world.over(services.copy_sqlite(source, tmp_path / f"copy-{number}.sqlite"))
+            else:
+                server: Postgres = request.getfixturevalue("postgres")
+                with server.new_database(template=url.rpartition("/")[2]) as copy:
+                    yield world.over(copy)
+
+    return copies
 
 
 def _empty_world(settings: Settings, database_url: str) -> World:

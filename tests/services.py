@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -128,10 +128,10 @@ class Postgres:
         connection.close()
 
     @contextmanager
-    def new_database(self) -> Iterator[str]:
-        """The URL of an empty one, which is gone afterwards, whoever is still connected."""
+    def new_database(self, template: str = "template1") -> Iterator[str]:
+        """The URL of an empty one, or of a copy, which is gone afterwards, whoever is still connected."""
         name = f"test_{secrets.token_hex(6)}"
-        self.say(f"CREATE DATABASE {name} STRATEGY FILE_COPY")
+        self.say(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
         try:
             yield self.url(name)
         finally:
@@ -310,6 +310,11 @@ class World:
         """The same world with other settings."""
         return World.of(self.settings.model_copy(update=changes))
 
+    def over(self, database_url: str) -> World:
+        """The same S3 and nodes with another database, and a pool of its own for it."""
+        settings = self.settings.model_copy(update={"database_url": database_url})
+        return replace(self, settings=settings, store=MetadataStore(database_url))
+
     # the creator
 
     def put(self, video_id: str, files: Files) -> None:
@@ -382,3 +387,6 @@ class World:
     def empty_buckets(self) -> None:
         for bucket in (INBOX, MEDIA):
             self.objects.delete(bucket, [(item.key, item.etag, None) for item in self.objects.listing(bucket)])
+
+
+CopiesOf = Callable[[World], Iterator[World]]

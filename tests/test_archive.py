@@ -261,13 +261,15 @@ HOSTILE: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("how", HOSTILE)
-def test_a_hostile_archive_is_refused_before_anything_is_sent(exported: Exported, elsewhere: World, how: str) -> None:
-    data = HOSTILE[how](exported.path.read_bytes())
-    with pytest.raises(UserError):
-        enter(elsewhere, data)
-    assert_nothing_entered(elsewhere)
-    assert elsewhere.nodes[0].pinned(Cid.parse(exported.upload.root or "")) is None
+def test_a_hostile_archive_is_refused_before_anything_is_sent(exported: Exported, elsewhere: World) -> None:
+    whole, root = exported.path.read_bytes(), Cid.parse(exported.upload.root or "")
+    for how, spoil in HOSTILE.items():
+        spoilt = spoil(whole)
+        assert spoilt != whole, how
+        with pytest.raises(UserError):
+            enter(elsewhere, spoilt)
+        assert_nothing_entered(elsewhere)
+        assert elsewhere.nodes[0].pinned(root) is None, how
 
 
 def test_a_package_that_our_rules_refuse_does_not_enter_by_an_archive(

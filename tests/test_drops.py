@@ -11,7 +11,7 @@ import pytest
 from hls_pipeline import clock, drops
 from hls_pipeline.errors import DropChanged, Outage
 from hls_pipeline.uploads import State
-from tests.services import INBOX, World, free_ports, package
+from tests.services import INBOX, World, free_ports, package, wait_until
 
 FILES = {"master.m3u8": b"#EXTM3U\n", "v/s0.ts": b"0123456789", "empty.vtt": b""}
 
@@ -124,3 +124,23 @@ def test_an_inbox_that_cannot_be_looked_at_is_an_outage_and_not_an_empty_inbox(w
     (port,) = free_ports(1)
     with pytest.raises(Outage):
         world.having(s3_endpoint=f"http://127.0.0.1:{port}").receive()
+
+
+def test_a_mark_that_comes_after_a_quiet_start_is_taken_away_and_starts_nothing(world: World) -> None:
+    world.put("late", package("late"))
+    upload = world.walk(world.take_up())
+    assert upload.state is State.PUBLISHED
+    world.mark("late")
+    assert world.receive() == ([], [])
+    assert world.inbox() == set()
+    assert world.store.uploads_of("late") == (world.store.upload(upload.upload_id),)
+
+
+def test_a_file_that_no_playlist_reaches_is_kept_also_when_nothing_else_changed(world: World) -> None:
+    files = package("extras") | {"notes.txt": b"first"}
+    first = world.publish_package("extras", files)
+    wait_until(lambda: (clock.now() - first.created_at).total_seconds() > 1.1, "another second, as S3 tells time")
+    second = world.walk(world.drop("extras", files | {"notes.txt": b"second"}))
+    assert second.state is State.UNCHANGED
+    assert world.read("extras/r1/unreferenced/notes.txt") == b"second"
+    assert world.inbox() == set()

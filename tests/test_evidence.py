@@ -119,11 +119,10 @@ CHANGES: dict[str, tuple[Callable[[Document], None], str]] = {
 }
 
 
-@pytest.mark.parametrize("what", CHANGES)
-def test_nothing_in_it_can_be_changed_unseen(proven: Evidence, what: str) -> None:
-    change, expected = CHANGES[what]
-    found = list(evidence.problems(changed(proven, change)))
-    assert any(expected in problem for problem in found), found
+def test_nothing_in_it_can_be_changed_unseen(proven: Evidence) -> None:
+    for what, (change, expected) in CHANGES.items():
+        found = list(evidence.problems(changed(proven, change)))
+        assert any(expected in problem for problem in found), (what, found)
 
 
 @pytest.mark.parametrize(

@@ -206,3 +206,19 @@ def main(upload_id: str, point: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+
+
+def test_a_process_killed_while_it_takes_out_an_unchanged_package(world: World) -> None:
+    """Half of the second drop is deleted when the process dies; the rest must not stay in the inbox for ever."""
+    world = world.having(lease_seconds=LEASE_SECONDS)
+    first = world.publish_package("v", files_of("unchanged"))
+    world.step("clear_temp_storage", first, "hand:clear")
+    before = world.store.versions("v"), world.media()
+    wait_until(lambda: (clock.now() - first.created_at).total_seconds() > 1.1, "another second, as S3 tells time")
+    second = world.drop("v", files_of("unchanged"))
+    killed_in(world, second, "stage, half of the inbox deleted")
+    assert world.store.upload(second.upload_id).state is State.UNCHANGED
+    assert world.inbox() != set()
+    assert world.receive() == ([], [])
+    assert world.inbox() == set()
+    assert (world.store.versions("v"), world.media()) == before

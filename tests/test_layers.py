@@ -29,6 +29,7 @@ LAYERS = (
         "evidence",
         "archive",
         "archive_store",
+        "pinning",
     },
     {"steps"},
     {"resources", "assets", "jobs", "sensors", "schedules", "definitions"}

@@ -201,21 +201,20 @@ def assert_nothing_goes(world: World, upload: Upload, error: type[PipelineError]
     assert world.store.receipts(upload.upload_id, "deletion") == ()
 
 
-def test_a_pin_removed_behind_our_back_stops_the_clean_up_until_it_is_published_again(
+def test_a_pin_removed_behind_our_back_is_made_again_before_anything_goes(
     world: World, node: IpfsNode, seed: str
 ) -> None:
     here = world.having(**_of(node))
     upload = here.publish_package("v", package(seed))
-    assert here.nodes[0].unpin(Cid.parse(upload.root or ""))
-    assert_nothing_goes(here, upload)
+    root = Cid.parse(upload.root or "")
+    assert here.nodes[0].unpin(root)
     with counted(world, node) as (through, count):
-        through.step("publish", upload, "hand:publish")
+        assert through.step("clear_temp_storage", upload, "hand:clear").state is State.CLEARED
         assert count.passed < 16 * 1024, "the blocks are there: only the pin is made"
-    world.store.release_all()
-    assert here.step("clear_temp_storage", upload, "hand:clear").state is State.CLEARED
+    assert here.nodes[0].pinned(root)
 
 
-def test_a_block_missing_on_one_of_two_nodes_stops_the_clean_up_and_is_sent_again(
+def test_a_block_missing_on_one_of_two_nodes_is_sent_again_before_anything_goes(
     world: World, node: IpfsNode, seed: str, tmp_path: Path
 ) -> None:
     repo = tmp_path / "second"
@@ -224,11 +223,20 @@ def test_a_block_missing_on_one_of_two_nodes_stops_the_clean_up_and_is_sent_agai
         upload = both.publish_package("v", package(seed))
         lost = block_file(repo, Cid.of(package(seed)["v/s1.ts"]))
         lost.unlink()
-        assert_nothing_goes(both, upload)
-        both.step("publish", upload, "hand:publish")
-        assert lost.exists()
-        world.store.release_all()
         assert both.step("clear_temp_storage", upload, "hand:clear").state is State.CLEARED
+        assert lost.read_bytes() == package(seed)["v/s1.ts"]
+        assert both.nodes[1].read_back(Cid.parse(upload.root or "")).blocks == upload.blocks
+
+
+def test_a_pin_lost_on_a_node_that_cannot_be_filled_up_keeps_everything_on_s3(
+    world: World, node: IpfsNode, seed: str
+) -> None:
+    here = world.having(**_of(node))
+    upload = here.publish_package("v", package(seed))
+    assert here.nodes[0].unpin(Cid.parse(upload.root or ""))
+    with proxy(address(node.rpc_url), Cut("down", 3000)) as rpc:
+        assert_nothing_goes(at(world, (rpc, node.gateway_url)), upload, ServiceError)
+    assert here.step("clear_temp_storage", upload, "hand:clear").state is State.CLEARED
 
 
 @contextmanager

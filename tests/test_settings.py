@@ -75,3 +75,9 @@ def test_settings_do_not_change_and_can_be_looked_up_by() -> None:
 def test_secrets_do_not_show() -> None:
     found = Settings(s3_secret_key="very secret", ipfs_auth="bearer:very secret")
     assert "very secret" not in f"{found!r} {found}"
+
+
+def test_a_list_that_is_no_json_is_a_usage_error_that_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HLS_IPFS_RPC_URLS", "http://a:5001")
+    with pytest.raises(UsageError, match=r"(?i)ipfs_rpc_urls"):
+        settings.load()

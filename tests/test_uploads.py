@@ -12,10 +12,12 @@ from hls_pipeline.uploads import (
     IN_WORK,
     MOVES,
     ON_RECORD,
+    TAKEN_IN,
     Drop,
     DropObject,
     Folder,
     State,
+    TakenIn,
     Upload,
     Wait,
     back_off,
@@ -207,11 +209,23 @@ def test_a_second_drop_starts_once_the_first_goes_no_further(state: State) -> No
     assert frozen(second, latest=upload(MARKED, state)).ready == NOON + timedelta(seconds=100)
 
 
-@pytest.mark.parametrize("state", sorted(set(State) - IN_WORK))
-def test_what_is_left_of_a_half_deleted_drop_is_no_new_one(state: State) -> None:
-    left_overs = [folder(SEGMENT), folder(SEGMENT, thing("_READY", at=2)), folder(thing("_READY", at=2))]
-    for left_over in left_overs:
-        assert "already judged" in waits(left_over, latest=upload(MARKED, state))
+LEFT_OVERS = [
+    folder(SEGMENT),
+    folder(SEGMENT, thing("_READY", at=2)),
+    folder(thing("_READY", at=2)),
+]
+
+
+@pytest.mark.parametrize("left_over", LEFT_OVERS)
+@pytest.mark.parametrize("state", sorted(set(State) - IN_WORK - TAKEN_IN))
+def test_what_is_left_of_a_half_deleted_drop_is_no_new_one(state: State, left_over: Folder) -> None:
+    assert "already judged" in waits(left_over, latest=upload(MARKED, state))
+
+
+@pytest.mark.parametrize("left_over", LEFT_OVERS)
+@pytest.mark.parametrize("state", sorted(TAKEN_IN))
+def test_what_is_left_of_a_drop_that_was_taken_in_may_go(state: State, left_over: Folder) -> None:
+    assert isinstance(judge(left_over, upload(MARKED, state), NOON, QUIET), TakenIn)
 
 
 def test_a_left_over_written_again_is_a_new_drop() -> None:

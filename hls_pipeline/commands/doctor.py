@@ -6,7 +6,6 @@ returns is shown. Add one when the pipeline comes to depend on something new.
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -60,6 +59,7 @@ def check_all(data: Path | None) -> Iterator[Health]:
         return
     for service, check, advice in _checks(settings):
         yield _asked(service, check, advice)
+    yield from _judged(settings)
 
 
 def _checks(settings: Settings) -> Iterator[tuple[str, Callable[[], str], str]]:
@@ -72,14 +72,6 @@ def _checks(settings: Settings) -> Iterator[tuple[str, Callable[[], str], str]]:
             ("is S3 running? check HLS_S3_ENDPOINT, the keys and their rights (list, read, write, delete)"),
         )
     yield "IPFS configuration", partial(_nodes, settings), "check HLS_IPFS_RPC_URLS, …_GATEWAY_URLS and …_QUORUM"
-    for url in settings.ipfs_rpc_urls:
-        yield (
-            f"IPFS node {url}",
-            partial(_node, settings, url),
-            "is the node running? check HLS_IPFS_RPC_URLS and _AUTH",
-        )
-    for url in settings.ipfs_gateway_urls:
-        yield f"IPFS gateway {url}", partial(_gateway, url), "is the node running? check HLS_IPFS_GATEWAY_URLS"
     yield (
         "metadata store",
         partial(_database, settings.database_url),
@@ -115,28 +107,22 @@ def _nodes(settings: Settings) -> str:
     return f"{len(replicas.connect(settings))} node(s), {settings.ipfs_quorum} must hold the content"
 
 
-def _node(settings: Settings, url: str) -> str:
+def _judged(settings: Settings) -> Iterator[Health]:
+    """What `ipfs.doctor` says of each node."""
     from hls_pipeline import replicas
-    from hls_pipeline.local.kubo import MINIMUM_VERSION
+    from hls_pipeline.ipfs import doctor
 
-    node = replicas.connect(settings)[settings.ipfs_rpc_urls.index(url)]
-    version, repository = node.version(), node.repo_stat()
-    number = re.match(r"(\d+)\.(\d+)\.(\d+)", version)
-    if number and tuple(map(int, number.groups())) < MINIMUM_VERSION:
-        raise ServiceRefused(f"it is Kubo {version}; from {'.'.join(map(str, MINIMUM_VERSION))} on it is safe to use")
-    if 0 < repository.limit < repository.bytes + _FREE_BYTES:
-        raise ServiceRefused(
-            f"its repository is full: {repository.bytes / _GIB:.1f} of {repository.limit / _GIB:.1f} GiB"
-        )
-    return f"version {version}, {repository.bytes / _GIB:.2f} GiB stored"
-
-
-def _gateway(url: str) -> str:
-    from hls_pipeline.local.probes import gateway_answers
-
-    if not gateway_answers(url):
-        raise Outage("it does not serve content")
-    return "serves content"
+    try:
+        nodes = replicas.connect(settings)
+    except PipelineError:
+        return  # the finding on the configuration says why
+    for node, url in zip(nodes, settings.ipfs_rpc_urls, strict=True):
+        try:
+            for finding in doctor.judge(node):
+                yield Health(f"IPFS node {url}, {finding.about}", finding.ok, finding.detail, finding.advice)
+        except PipelineError as error:
+            advice = "is the node running? check HLS_IPFS_RPC_URLS and _AUTH"
+            yield Health(f"IPFS node {url}", False, str(error), advice)
 
 
 def _database(database_url: str) -> str:

@@ -1,9 +1,11 @@
-"""Looking at videos from a shell, and taking up a failed one again."""
+"""Looking at videos from a shell, and doing by hand what the path does not do by itself: retry, withdraw, rehydrate."""
 
 from __future__ import annotations
 
+import getpass
 import json
 import re
+import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import groupby
@@ -11,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hls_pipeline import audit, clock
-from hls_pipeline.commands.services import DataOption, JsonOption, opened, print_json
+from hls_pipeline import audit, clock, metadata_store, object_store, rehydration, replicas, withdrawal, work
+from hls_pipeline.commands.services import DataOption, JsonOption, configured, opened, print_json
 from hls_pipeline.errors import NotFound
 from hls_pipeline.metadata_store import MetadataStore, Version
 from hls_pipeline.uploads import Upload
@@ -57,6 +59,8 @@ def status(video_id: VideoArgument, data: DataOption = None, as_json: JsonOption
         for state, since, run_id in store.history(upload.upload_id)
     ]
     about["report"] = upload.report
+    about["in_s3"] = _in_s3(store, upload)
+    about["findings"] = list(store.receipts(upload.upload_id, "finding"))
     about["document"] = json.loads(current.document) if current else None
     if as_json:
         print_json(about, one_line=True)
@@ -71,6 +75,9 @@ def status(video_id: VideoArgument, data: DataOption = None, as_json: JsonOption
         console.print(
             f"  {finding['code']} {finding['path']}:{finding['line'] or ''} {finding['message']}", markup=False
         )
+    for finding in about["findings"]:
+        subject = finding.get("object") or finding.get("root")
+        console.print(f"  {finding['time']}  {finding['finding']}: {subject} {finding['reason']}", markup=False)
     if upload.error:
         console.print(f"  last error: {upload.error}", markup=False)
     if upload.not_before and upload.not_before > clock.now():
@@ -116,6 +123,73 @@ def retry(video_id: VideoArgument, data: DataOption = None, as_json: JsonOption 
         print_json(_about(upload), one_line=True)
     else:
         typer.echo(f"{video_id}: {upload.state} again; the inbox sensor takes it up within seconds")
+
+
+def withdraw(
+    video_id: VideoArgument,
+    reason: Annotated[str, typer.Option(help="Why; it stays in the history of the video.")],
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take a video back: unpinned where nobody else needs it, gone from S3, no longer played. The history stays."""
+    settings = configured(data)
+    done = withdrawal.withdraw(
+        video_id,
+        actor=_person(),
+        reason=reason,
+        objects=object_store.connect(settings),
+        nodes=replicas.connect(settings),
+        store=metadata_store.connect(settings.database_url),
+        settings=settings,
+    )
+    if as_json:
+        document = json.loads(done.version.document)
+        print_json({"video_id": video_id, "document": document, "left": list(done.left)}, one_line=True)
+        return
+    typer.echo(f"{video_id}: withdrawn")
+    for problem in done.left:
+        typer.echo(f"  the clean-up goes on with it: {problem}", err=True)
+
+
+def rehydrate(
+    video_id: VideoArgument,
+    undo: Annotated[bool, typer.Option("--undo", help="Let the clean-up remove the copies again.")] = False,
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring the current revision of a video back to S3 from IPFS, every block verified. It stays there."""
+    settings = configured(data)
+    store = metadata_store.connect(settings.database_url)
+    upload = store.current_upload(video_id) or _latest(store, video_id)
+    with work.holding(upload, f"hand:{uuid.uuid4()}", store, settings, last=True) as lease:
+        if undo:
+            rehydration.give_up(lease, store)
+            restored = rehydration.Restored(0, 0)
+        else:
+            objects, nodes = object_store.connect(settings), replicas.connect(settings)
+            restored = rehydration.rehydrate(upload, lease, objects, nodes, store, settings)
+    if as_json:
+        about = {"video_id": video_id, "restored": restored.objects, "bytes": restored.bytes}
+        print_json({**about, "in_s3": _in_s3(store, upload)}, one_line=True)
+    elif undo:
+        typer.echo(f"{video_id}: the clean-up removes the copies in S3 once IPFS is proven to have them")
+    else:
+        typer.echo(f"{video_id}: {restored.objects:,} objects of {restored.bytes:,} bytes brought back to S3")
+
+
+def _person() -> str:
+    return f"person:{getpass.getuser()}"
+
+
+def _in_s3(store: MetadataStore, upload: Upload) -> dict[str, Any]:
+    """How much of it is in S3, and when that goes."""
+    waiting = store.temp_objects(upload.upload_id)
+    due = min((item.due_at for item in waiting if item.due_at), default=None)
+    return {
+        "objects": len(waiting),
+        "bytes": sum(item.size for item in waiting),
+        "due_at": due and clock.text(due),
+    }
 
 
 def _latest(store: MetadataStore, video_id: str) -> Upload:

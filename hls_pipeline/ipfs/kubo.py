@@ -115,6 +115,27 @@ class Kubo:
             size, limit, objects = (int(answer[key]) for key in ("RepoSize", "StorageMax", "NumObjects"))
             return RepoStat(size, limit, objects, str(answer["Version"]))
 
+    def tell(self, call: str) -> dict[str, Any]:
+        """The one object that a call without arguments answers: `config/show`, `diag/sys`. ServiceRefused where the
+        node does not have it or does not allow it."""
+        what = self._what(call)
+        with self._exchange(call, {}, _CONTROL_SECONDS) as exchange, border(what):
+            exchange.start("POST")
+            (answer,) = self._answers(exchange, what)
+            return answer
+
+    def command_line(self) -> tuple[str, ...]:
+        """How the daemon was started, from Go's profiler on the RPC port. ServiceRefused where there is none."""
+        what = self._what("debug/pprof/cmdline")
+        self._go_on(what)
+        url = f"{self._rpc_url}/debug/pprof/cmdline"
+        with Exchange(url, self._limits(_CONTROL_SECONDS), self._headers) as exchange, border(what):
+            exchange.start("GET")
+            response = exchange.answer()
+            if response.status != 200:
+                raise refusal(what, response.status, exchange.error_text())
+            return tuple(response.read(_PIECE).decode("utf-8", "replace").split("\0"))
+
     # blocks in
 
     def import_blocks(self, blocks: Iterable[car.Block], seconds: float = _LONG) -> Extent:

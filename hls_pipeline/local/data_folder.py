@@ -184,7 +184,9 @@ def _choose(names: tuple[str, ...], companions: Mapping[str, int], wanted: Mappi
 
 
 def _free(port: int, offsets: tuple[int, ...], chosen: Mapping[str, int]) -> bool:
-    return port > 0 and port not in chosen.values() and all(_can_listen(port + offset) for offset in offsets)
+    """SeaweedFS refuses ports of which one is another plus 10,000: those are its defaults for gRPC."""
+    taken = {other + offset for other in chosen.values() for offset in (-10_000, 0, 10_000)}
+    return port > 0 and port not in taken and all(_can_listen(port + offset) for offset in offsets)
 
 
 def _can_listen(port: int) -> bool:

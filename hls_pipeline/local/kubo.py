@@ -15,10 +15,11 @@ import subprocess
 from pathlib import Path
 
 from hls_pipeline.errors import Outage, ServiceRefused, UsageError
+from hls_pipeline.ipfs.doctor import MINIMUM_VERSION
+
+__all__ = ["MINIMUM_VERSION", "command", "environment", "find", "prepare"]
 
 PROFILE = "test,unixfs-v1-2025"
-MINIMUM_VERSION = (0, 43, 1)
-"""Older ones have known security faults and other directory shards."""
 
 
 def find() -> str | None:

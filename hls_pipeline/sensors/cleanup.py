@@ -5,7 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from hls_pipeline import clock
-from hls_pipeline.assets.frame import UPLOAD_TAG
+from hls_pipeline.assets.frame import UPLOAD_TAG, videos
 from hls_pipeline.errors import PipelineError
 from hls_pipeline.jobs import clear
 from hls_pipeline.resources.metadata import MetadataResource
@@ -35,5 +35,7 @@ def cleanup(context: dg.SensorEvaluationContext, metadata: MetadataResource) -> 
                 tags={UPLOAD_TAG: upload.upload_id},
             )
             for upload in due
-        ]
+        ],
+        # The key may have been archived, or never have been there: a video can be withdrawn before its first run.
+        dynamic_partitions_requests=[videos.build_add_request(sorted({upload.video_id for upload in due}))],
     )
