@@ -49,8 +49,8 @@ def ipfs_forms(revision: Revision) -> dict[str, bytes]:
 
 
 def record(revision: Revision) -> dict[str, bytes]:
-    """What goes into the record directory: the playlists with `ipfs://` references, the creator's own ones, and the list
-    of files."""
+    """What goes into the record directory: playlists with `ipfs://` references, the creator's own ones, and the list
+    of the files."""
     files = {keys.record_manifest(path): data for path, data in ipfs_forms(revision).items()}
     files |= {keys.record_original(item.path): item.data for item in revision.package.playlists.values()}
     files[keys.RECORD_INVENTORY] = inventory_document(revision)

@@ -87,6 +87,13 @@ class Settings(BaseSettings):
     retry_seconds: float = Field(5, gt=0, description="first back-off; doubles with each try, at most 300")
     lease_seconds: float = Field(20, gt=1, description="a run that has not renewed its lease for this long is dead")
 
+    gateway_url: str | None = Field(None, description="gateway that `submit --via gateway` sends to")
+    api_key: SecretStr | None = Field(None, description="key for that gateway")
+
+    state: Path = Field(
+        Path("~/.local/state/hls-pipeline"), description="where `submit --via gateway` remembers what was cut off"
+    )
+
     local_ipfs: Literal["auto", "kubo", "embedded"] = Field("auto", description="IPFS node of the local stack")
 
     def policy(self) -> Policy:

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from hls_pipeline import audit, clock, documents, metadata_store
+from hls_pipeline import audit, clock, documents, drops, metadata_store
 from hls_pipeline.errors import LeaseLost, Outage
 from hls_pipeline.metadata_store import PATH, MetadataStore
 from hls_pipeline.uploads import State
 from tests import crashes, services
-from tests.services import TO_FINAL, CopiesOf, Postgres, World, package
+from tests.services import INBOX, TO_FINAL, CopiesOf, Postgres, World, package
 from tests.test_metadata_store import after, drop, file, temp
 
 BEFORE_FINAL = TO_FINAL[:-1]
@@ -118,11 +118,13 @@ def test_two_runs_at_once_finalize_once(world_on_each_database: World) -> None:
 
 
 def test_a_lower_revision_that_is_late_never_takes_the_place_of_a_higher_one(world_on_each_database: World) -> None:
-    """Its run was cut off before the last step; meanwhile the next drop went all the way."""
+    """Its run was cut off before the last step; meanwhile one that came by another door went all the way."""
     world = world_on_each_database
     first = world.walk(world.drop("v", package("first")), *BEFORE_FINAL)
     world.store.release_all()
-    second = world.publish_package("v", package("second"))
+    world.put("v", package("second"))
+    frozen = drops.folder(world.objects, INBOX, "v").freeze()
+    second = world.walk(world.store.receive(frozen, clock.now()))
     assert world.store.upload(first.upload_id).state is State.SUPERSEDED
     world.step("finalize", first, PATH + "late")
     assert world.store.current_upload("v") == second

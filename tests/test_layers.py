@@ -18,7 +18,7 @@ LAYERS = (
     {"tables", "migrations"},
     {"claims", "versions"},
     {"object_store", "metadata_store"},
-    {"audit", "drops", "estimate", "lifecycle", "revisions", "submission", "work"},
+    {"audit", "drops", "estimate", "lifecycle", "revisions", "submission", "gateway_client", "work"},
     {
         "staging",
         "renderings",

@@ -15,14 +15,17 @@ import typer
 from hls_pipeline import metadata_store, object_store, submission
 from hls_pipeline.commands.services import DataOption, JsonOption, configured, print_json
 from hls_pipeline.errors import PackageRefused, ServiceError, UserError
-from hls_pipeline.hls.findings import Report
+from hls_pipeline.gateway_client import GatewayClient
+from hls_pipeline.hls.findings import Report, refusal
 from hls_pipeline.hls.sources import open_source
-from hls_pipeline.settings import Settings
+from hls_pipeline.local.data_folder import gateway_of
+from hls_pipeline.settings import Settings, load
 from hls_pipeline.uploads import State, Upload
 
 
 class Door(StrEnum):
     inbox = "inbox"
+    gateway = "gateway"
 
 
 def submit(
@@ -35,6 +38,9 @@ def submit(
     data: DataOption = None,
 ) -> None:
     """Send a package; print its temporary JSON and, with --wait, the final one."""
+    if via is Door.gateway:
+        _through_gateway(package, metadata, video_id, data, wait=wait, as_json=as_json)
+        return
     settings = configured(data)
     store = metadata_store.connect(settings.database_url)
     sent = send_folder(package, metadata, video_id, settings, quiet=as_json)
@@ -51,6 +57,19 @@ def submit(
             return
 
 
+def _through_gateway(
+    package: Path, metadata: Path | None, video_id: str | None, data: Path | None, *, wait: bool, as_json: bool
+) -> None:
+    settings = load(data=data) if data else load()
+    client = GatewayClient(*gateway_of(settings), settings.state.expanduser())
+    given = submission.read_metadata(metadata)
+    with open_source(package) as source, _bar(sum(source.sizes().values()), as_json) as progress:
+        sent = client.send(source, given, video_id, progress)
+    print_json(sent, one_line=as_json)
+    if wait and sent.get("status") != "ready":
+        print_json(client.wait(sent), one_line=as_json)
+
+
 def send_folder(
     package: Path, metadata: Path | None, video_id: str | None, settings: Settings, *, quiet: bool
 ) -> submission.Sent:
@@ -64,17 +83,12 @@ def send_folder(
 def raise_unless_well(upload: Upload) -> None:
     """Raises the error that says how an upload ended, unless it goes on or ended well."""
     if upload.state is State.REJECTED:
-        raise PackageRefused(_refusal(upload), Report(None, ()))
+        errors = (upload.report or {}).get("errors", [])
+        raise PackageRefused(refusal(f"the package of {upload.video_id}", errors), Report(None, ()))
     if upload.state is State.FAILED:
         raise ServiceError(f"upload {upload.upload_id}: {upload.error}; `hls-pipeline retry {upload.video_id}` resumes")
     if upload.state in (State.SUPERSEDED, State.WITHDRAWN):
         raise UserError(f"upload {upload.upload_id}: {upload.state}; {upload.error or ''}")
-
-
-def _refusal(upload: Upload) -> str:
-    errors = (upload.report or {}).get("errors", [])
-    lines = [f"  {e['code']} {e['path']}{':' + str(e['line']) if e['line'] else ''}  {e['message']}" for e in errors]
-    return "\n".join([f"the package of {upload.video_id} was refused; nothing of it was published", *lines])
 
 
 @contextmanager

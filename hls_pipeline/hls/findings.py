@@ -74,6 +74,12 @@ class Report:
         }
 
 
+def refusal(what: str, errors: Iterable[Mapping[str, Any]]) -> str:
+    """What a shell says of a refused package: a line for each error of `Report.to_json`."""
+    lines = [f"  {e['code']} {e['path']}{':' + str(e['line']) if e['line'] else ''}  {e['message']}" for e in errors]
+    return "\n".join([f"{what} was refused; nothing of it was published", *lines])
+
+
 class Findings:
     """Collects findings; keeps at most 20 of one code for one file and counts the rest."""
 

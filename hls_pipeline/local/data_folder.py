@@ -133,6 +133,20 @@ def settings_of(settings: Settings) -> Settings:
     )
 
 
+def gateway_of(settings: Settings) -> tuple[str, str]:
+    """Address of the gateway and a key for it: those of the environment, else of the stack running in
+    `settings.data`. Raises Outage when neither is there."""
+    if settings.gateway_url and settings.api_key:
+        return settings.gateway_url.rstrip("/"), settings.api_key.get_secret_value()
+    stack = running(settings.data)
+    if stack is None:
+        raise Outage(
+            f"no stack is running on {settings.data}, and HLS_GATEWAY_URL and HLS_API_KEY are not both set; "
+            "start one with `hls-pipeline up`, or name its folder with --data"
+        )
+    return stack["gateway"], stack["api_key"]
+
+
 def write_private(path: Path, content: Mapping[str, Any]) -> None:
     """JSON for its owner alone, visible at once and whole."""
     waiting = path.with_name(path.name + ".new")

@@ -125,7 +125,9 @@ def upgrade() -> None:
         "receipt",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("upload_id", sa.String(length=32), nullable=False),
-        sa.Column("kind", sa.String(length=24), nullable=False, comment="proof, deletion or finding"),
+        sa.Column(
+            "kind", sa.String(length=24), nullable=False, comment="proof, deletion, finding, provenance or pinning"
+        ),
         sa.Column("content", sa.Text(), nullable=False),
         sa.Column("time", sa.String(length=24), nullable=False),
         sa.Column("run_id", sa.String(length=64), nullable=True),

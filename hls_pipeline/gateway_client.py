@@ -1,0 +1,157 @@
+"""Sending a package through the gateway: a list of files, presigned addresses straight to S3, then `complete`.
+
+Files go in parallel, large ones in parts; what has arrived is not sent again, also after Ctrl-C, because the upload's
+id is kept in a folder of the user's until it is complete. What the API means is in `docs/reference/api.md`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from hls_pipeline.errors import NotFound, Outage, PackageRefused, PipelineError, ServiceRefused, UserError
+from hls_pipeline.hls.findings import Report, refusal
+from hls_pipeline.hls.sources import Source
+from hls_pipeline.keys import METADATA
+
+_SECONDS = (5, 120)
+"""To connect; between two bytes of an answer."""
+_POLL_SECONDS = 0.3
+_PARALLEL = 6
+
+
+@dataclass(frozen=True)
+class GatewayClient:
+    url: str
+    api_key: str = field(repr=False)
+    state: Path
+    """Folder where the ids of unfinished uploads are kept."""
+
+    def send(
+        self, source: Source, metadata: bytes | None, video_id: str | None, progress: Callable[[int], None]
+    ) -> dict[str, Any]:
+        """The temporary document, or the current one when nothing is new. Raises PackageRefused with the reasons."""
+        sizes = dict(source.sizes())
+        if metadata is not None:
+            sizes.pop(METADATA, None)
+        request = {
+            "files": [{"path": path, "size": size} for path, size in sizes.items()],
+            "video_id": video_id,
+            "metadata": json.loads(metadata) if metadata is not None else None,
+        }
+        remembered = self._remembered(request)
+        upload = self._begun(remembered) or self._ask("POST", "/v1/uploads", json=request)
+        remembered.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        remembered.write_text(json.dumps({"id": upload["id"]}))
+        with ThreadPoolExecutor(_PARALLEL) as pool:
+            sending = [pool.submit(_send_file, file, upload["part_size"], source, progress) for file in upload["files"]]
+            for each in sending:
+                each.result()
+        document = self._ask("POST", f"/v1/uploads/{upload['id']}/complete")
+        remembered.unlink(missing_ok=True)
+        return document
+
+    def wait(self, sent: dict[str, Any]) -> dict[str, Any]:
+        """The final document of the revision that `send` answered."""
+        while True:
+            document = self._ask("GET", f"/v1/videos/{sent['video_id']}")
+            newer = document.get("revision", 0) >= sent.get("revision", 1)
+            if newer and document.get("status") == "ready":
+                return document
+            if document.get("status") in ("failed", "withdrawn"):
+                raise UserError(f"video {sent['video_id']}: {document['status']}; `hls-pipeline status` tells why")
+            time.sleep(_POLL_SECONDS)
+
+    def _begun(self, remembered: Path) -> dict[str, Any] | None:
+        """An upload of the same files that was cut off, if the gateway still knows it."""
+        with contextlib.suppress(OSError, ValueError, NotFound):
+            found = self._ask("GET", f"/v1/uploads/{json.loads(remembered.read_text())['id']}")
+            return None if found["complete"] else found
+        return None
+
+    def _remembered(self, request: dict[str, Any]) -> Path:
+        """Where the id of an unfinished upload of just these files to just this gateway is kept."""
+        name = hashlib.sha256(json.dumps([self.url, request], sort_keys=True).encode()).hexdigest()[:32]
+        return self.state / f"{name}.json"
+
+    def _ask(self, method: str, path: str, **more: Any) -> dict[str, Any]:
+        what = f"{method} {self.url}{path}"
+        headers = {"Authorization": f"Bearer {self.api_key}"}
+        try:
+            answer = requests.request(method, self.url + path, headers=headers, timeout=_SECONDS, **more)
+            body = answer.json()
+        except (requests.RequestException, ValueError) as error:
+            raise Outage(f"{what}: {error}; is the gateway running? sending goes on where it stopped") from error
+        if answer.ok:
+            return dict(body)
+        raise _problem(what, answer.status_code, body)
+
+
+def _problem(what: str, status: int, body: dict[str, Any]) -> PipelineError:
+    detail = str(body.get("detail") or body.get("title") or status)
+    if errors := body.get("report", {}).get("errors"):
+        return PackageRefused(refusal("the package", errors), Report(None, ()))
+    if status == 404:
+        return NotFound(f"{what}: {detail}")
+    if status >= 500 or status == 429:
+        return Outage(f"{what}: {detail}; try again later")
+    return ServiceRefused(f"{what}: {detail}") if status in (401, 403) else UserError(f"{what}: {detail}")
+
+
+def _send_file(file: dict[str, Any], part_size: int, source: Source, progress: Callable[[int], None]) -> None:
+    """The missing parts of one file, read once from front to back."""
+    stream, at = _Stream(source.read(file["path"])), 0
+    for part in file["urls"]:
+        start = (part["part"] - 1) * part_size
+        stream.skip(start - at)
+        at = start + part["size"]
+        try:
+            answer = requests.put(part["url"], data=_Part(stream, part["size"], progress), timeout=_SECONDS)
+            answer.raise_for_status()
+        except requests.RequestException as error:
+            raise Outage(f"sending {file['path']}: {error}; run the command again, it goes on there") from error
+
+
+class _Stream:
+    """Bytes in the order of the file, as many at a time as somebody wants."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces, self._rest = pieces, b""
+
+    def read(self, size: int) -> bytes:
+        while size and not self._rest:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return b""
+            self._rest = piece
+        taken, self._rest = self._rest[:size], self._rest[size:]
+        return taken
+
+    def skip(self, size: int) -> None:
+        while size > 0 and (piece := self.read(size)):
+            size -= len(piece)
+
+
+class _Part:
+    """A part as the body of a request; its length is signed, so it must be known."""
+
+    def __init__(self, stream: _Stream, size: int, progress: Callable[[int], None]) -> None:
+        self._stream, self._left, self._size, self._progress = stream, size, size, progress
+
+    def __len__(self) -> int:
+        return self._size
+
+    def read(self, size: int = -1) -> bytes:
+        piece = self._stream.read(self._left if size < 0 else min(size, self._left))
+        self._left -= len(piece)
+        self._progress(len(piece))
+        return piece
