@@ -25,7 +25,7 @@ from hls_pipeline.uploads import State, Upload
 _AT_ONCE = 500
 """Objects removed between two renewals of the lease: well within a lease at 100 requests a second."""
 
-_HELD = timedelta(days=1)
+HELD = timedelta(days=1)
 """After this a held object is looked at again."""
 
 
@@ -163,7 +163,7 @@ def remove(
                 objects.tag(settings.s3_media, version.key, version.version_id, *CLEARED_TAG)
     now = clock.now()
     store.objects_stay(lease, [found.item.cid for found in decision.kept], None, now)
-    store.objects_stay(lease, [found.item.cid for found in decision.held], now + _HELD, now)
+    store.objects_stay(lease, [found.item.cid for found in decision.held], now + HELD, now)
     for batch in _batches(decision.removable):
         store.renew(lease, clock.now(), settings.lease_seconds)
         seen = [(one.key, one.etag, one.version_id) for found in batch for one in found.versions]

@@ -87,8 +87,10 @@ def finish(
     temp_storage.remove(decision, [], upload, lease, objects, store, settings)
     if refusals:
         raise refusals[0]
-    if not decision.held:
-        rows = [item.cid for item in store.temp_objects(upload.upload_id)]
+    rows = [item.cid for item in store.temp_objects(upload.upload_id)]
+    if decision.held:
+        store.objects_stay(lease, rows, clock.now() + temp_storage.HELD, clock.now())
+    else:
         store.objects_removed(lease, rows, {"removed": rows, "evidence": []}, clock.now())
 
 

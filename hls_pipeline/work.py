@@ -30,10 +30,21 @@ def holding(
     holder has it, and whatever the block raises."""
     lease = store.take_lease(upload, holder, clock.now(), settings.lease_seconds)
     try:
-        with _renewing(lease, store, settings.lease_seconds):
+        with _noting_failure(lease, store, settings), _renewing(lease, store, settings.lease_seconds):
             yield lease
     except LeaseLost:
         store.sweep_again(upload.upload_id, settings.s3_media, clock.now())
+        raise
+    reached = store.upload(upload.upload_id)
+    if last or reached.incomplete or reached.state not in IN_WORK:
+        store.release(lease)
+
+
+@contextmanager
+def _noting_failure(lease: Lease, store: MetadataStore, settings: Settings) -> Iterator[None]:
+    try:
+        yield
+    except LeaseLost:
         raise
     except DropChanged as error:
         store.supersede(lease, str(error), clock.now())
@@ -43,9 +54,6 @@ def holding(
         _put_off(lease, error, store, settings)
         store.release(lease)
         raise
-    reached = store.upload(upload.upload_id)
-    if last or reached.incomplete or reached.state not in IN_WORK:
-        store.release(lease)
 
 
 def _put_off(lease: Lease, error: Exception, store: MetadataStore, settings: Settings) -> None:

@@ -5,7 +5,8 @@ the first test asks for it; an empty inbox, an empty media bucket and a new data
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,22 @@ def copies_of(request: pytest.FixtureRequest, tmp_path: Path) -> CopiesOf:
                     yield world.over(copy)
 
     return copies
+
+
+@pytest.fixture
+def as_environment(monkeypatch: pytest.MonkeyPatch) -> Callable[[Settings], None]:
+    """Makes settings those of every command that is run from now on."""
+
+    def set_all(settings: Settings) -> None:
+        secret = settings.s3_secret_key
+        assert secret
+        monkeypatch.setenv("HLS_S3_SECRET_KEY", secret.get_secret_value())
+        for name in ("database_url", "s3_endpoint", "s3_access_key", "s3_inbox", "s3_media"):
+            monkeypatch.setenv(f"HLS_{name.upper()}", str(getattr(settings, name)))
+        for name in ("ipfs_rpc_urls", "ipfs_gateway_urls"):
+            monkeypatch.setenv(f"HLS_{name.upper()}", json.dumps(getattr(settings, name)))
+
+    return set_all
 
 
 def _empty_world(settings: Settings, database_url: str) -> World:

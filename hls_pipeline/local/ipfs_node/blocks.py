@@ -19,7 +19,7 @@ import os
 import threading
 import time
 from collections.abc import Container, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -255,6 +255,7 @@ class Session:
 
     @staticmethod
     def _settle(futures: list[Future[None]]) -> None:
+        wait(futures)  # all of them: whoever hears of a failure finds no other write still under way
         for future in futures:
             try:
                 future.result()
