@@ -45,24 +45,39 @@ def _run(settings: dict[str, Any], step: str, upload_id: str, point: int) -> Non
     world.step(step, upload, "path:to be killed")
 
 
-def arm(world: World, point: int, strike: Callable[[], None]) -> None:
-    """Calls `strike` before the `point`-th write, commit or writing S3 request from now on, whoever makes it. What is
-    only read changes nothing, so dying before it is dying before what is written next."""
-    count, lock = itertools.count(1), threading.Lock()
+class Fuse:
+    """Strikes before the `left`-th write, commit or writing S3 request from the moment that is set. What is only read
+    changes nothing, so dying before it is dying before what is written next."""
 
-    def say(*_: Any) -> None:
-        with lock:
-            if next(count) == point:
-                strike()
+    def __init__(self, strike: Callable[[], None]) -> None:
+        self.left: int | None = None
+        self._strike, self._lock = strike, threading.Lock()
 
-    def statement(_: Any, __: Any, text: str, *___: Any) -> None:
+    def lay(self, world: World) -> None:
+        sa.event.listen(world.store._engine, "before_cursor_execute", self._statement)
+        sa.event.listen(world.store._engine, "commit", self._burn)
+        world.objects._client.meta.events.register("before-send.s3", self._request)
+
+    def _statement(self, _: Any, __: Any, text: str, *___: Any) -> None:
         if text.startswith(("INSERT", "UPDATE", "DELETE")):
-            say()
+            self._burn()
 
-    def request(request: Any, **_: Any) -> None:
+    def _request(self, request: Any, **_: Any) -> None:
         if request.method not in ("GET", "HEAD"):
-            say()
+            self._burn()
 
-    sa.event.listen(world.store._engine, "before_cursor_execute", statement)
-    sa.event.listen(world.store._engine, "commit", say)
-    world.objects._client.meta.events.register("before-send.s3", request)
+    def _burn(self, *_: Any) -> None:
+        with self._lock:
+            if self.left is None:
+                return
+            self.left -= 1
+            if self.left > 0:
+                return
+            self.left = None
+        self._strike()
+
+
+def arm(world: World, point: int, strike: Callable[[], None]) -> None:
+    fuse = Fuse(strike)
+    fuse.lay(world)
+    fuse.left = point

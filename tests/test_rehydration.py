@@ -159,9 +159,9 @@ def test_other_bytes_of_the_same_length_are_found_out(world: World) -> None:
     files = package("lied about")
     upload, before = cleared(world, files)
     cid = str(Cid.of(files["v/s1.ts"]))
-    with lying_gateway(world.settings.ipfs_gateway_urls[0], cid) as address:
-        with pytest.raises(ProofMissing, match=f"gives other bytes than were staged .*not {cid}"):
-            rehydrate(world.having(ipfs_gateway_urls=(address,)), upload)
+    says = f"gives other bytes than were staged .*not {cid}"
+    with lying_gateway(world.settings.ipfs_gateway_urls[0], cid) as address, pytest.raises(ProofMissing, match=says):
+        rehydrate(world.having(ipfs_gateway_urls=(address,)), upload)
     assert staged(world).items() < before.items()
     assert not any(files["v/s1.ts"][::-1] == data for data in staged(world).values())
     rehydrate(world, upload)

@@ -1,0 +1,223 @@
+"""Random sequences of drops, crashes, re-drops, withdrawals, clean-ups and collections of garbage.
+
+After each of them every byte of every current revision is on S3, or proven on IPFS by reading it back; the chains of
+versions verify. In the end everything that can go on has ended, and S3 and the node hold what is on record and no more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from hls_pipeline import audit, clock, keys, rehydration, replicas, tables, withdrawal, work
+from hls_pipeline.errors import Conflict, LeaseLost, NotFound, PipelineError
+from hls_pipeline.uploads import IN_WORK, State, Upload
+from tests import crashes
+from tests.local import ipfs_node_fixture
+from tests.local.ipfs_node_fixture import EmbeddedNode
+from tests.services import INBOX, MEDIA, TO_FINAL, Files, World, package
+
+VIDEOS = ("a", "b")
+PACKAGES = [package(f"random {number}", segments=2) for number in range(3)]
+OPERATIONS = 40
+
+
+class Crash(BaseException):
+    """The process dies: nothing catches this, as nothing catches a kill."""
+
+
+def crash() -> None:
+    raise Crash
+
+
+@dataclass
+class History:
+    """One world, what was sent to it, and what happens next."""
+
+    world: World
+    node: EmbeddedNode
+    chance: random.Random
+    fuse: crashes.Fuse
+    sent: dict[str, Files] = field(default_factory=dict)
+    told: list[str] = field(default_factory=list)
+
+    def operate(self) -> None:
+        operation = self.chance.choices(
+            [self.drop, self.go_on, self.clear, self.withdraw, self.rehydrate, self.collect_garbage],
+            weights=[4, 12, 4, 1, 1, 2],
+        )[0]
+        self.fuse.left = self.chance.randint(1, 25) if self.chance.random() < 0.4 else None
+        self.told.append(f"{operation.__name__}, dying at {self.fuse.left}")
+        try:
+            operation()
+        except Crash:
+            self.told[-1] += ": died"
+        except PipelineError as error:
+            self.told[-1] += f": {error!r}"
+        self.fuse.left = None
+        self.world.store.release_all()
+        self.check()
+
+    # what may happen
+
+    def drop(self) -> None:
+        video_id, files = self.chance.choice(VIDEOS), self.chance.choice(PACKAGES)
+        if any(key.startswith(f"{video_id}/") for key in self.world.inbox()):
+            return
+        self.world.put(video_id, files)
+        self.world.mark(video_id)
+        self.receive()
+
+    def receive(self) -> None:
+        for upload in self.world.receive()[0]:
+            frozen = upload.drop
+            self.sent[upload.upload_id] = {
+                frozen.path(o): self.world.objects.read_all(INBOX, o.key) for o in frozen.objects
+            }
+
+    def go_on(self) -> None:
+        if ready := self.ready():
+            upload = self.chance.choice(ready)
+            steps = self.chance.randint(1, len(TO_FINAL))
+            self.world.walk(upload, *self.next_steps(upload)[:steps])
+
+    def clear(self) -> None:
+        if due := self.world.store.due(clock.now() + timedelta(hours=1)):
+            self.world.step("clear_temp_storage", self.chance.choice(due), "hand:clear")
+
+    def withdraw(self) -> None:
+        world = self.world
+        with suppress(NotFound, Conflict):
+            withdrawal.withdraw(
+                self.chance.choice(VIDEOS),
+                actor="person",
+                reason="at random",
+                objects=world.objects,
+                nodes=world.nodes,
+                store=world.store,
+                settings=world.settings,
+            )
+
+    def rehydrate(self) -> None:
+        upload = self.world.store.current_upload(self.chance.choice(VIDEOS))
+        if upload:
+            world = self.world
+            with work.holding(upload, "hand:rehydrate", world.store, world.settings, last=True) as lease:
+                if self.chance.random() < 0.5:
+                    rehydration.rehydrate(upload, lease, world.objects, world.nodes, world.store, world.settings)
+                else:
+                    rehydration.give_up(lease, world.store)
+
+    def collect_garbage(self) -> None:
+        self.node.call("repo/gc")
+
+    # how it goes on
+
+    def ready(self) -> list[Upload]:
+        return list(self.world.store.ready_to_run(clock.now() + timedelta(hours=1)))
+
+    @staticmethod
+    def next_steps(upload: Upload) -> tuple[str, ...]:
+        """A run does the whole path, however far the upload has come."""
+        return TO_FINAL if upload.state in IN_WORK else TO_FINAL[-1:]
+
+    def end(self) -> None:
+        """Everything that can go on does."""
+        store = self.world.store
+        for _ in range(20):
+            self.receive()
+            for video_id in VIDEOS:
+                for upload in store.uploads_of(video_id) if self.knows(video_id) else ():
+                    if upload.state is State.FAILED:
+                        store.resume(upload.upload_id, clock.now())
+            for upload in self.ready():
+                self.world.walk(upload, *self.next_steps(upload))
+            for upload in store.due(clock.now() + timedelta(hours=1)):
+                with suppress(LeaseLost):
+                    self.world.step("clear_temp_storage", upload, "hand:clear")
+            self.check()
+            if not self.ready() and not store.due(clock.now() + timedelta(days=2)) and not self.world.inbox():
+                return
+        raise AssertionError("it does not come to an end")
+
+    # what must be so
+
+    def knows(self, video_id: str) -> bool:
+        return self.world.store.latest_upload(video_id) is not None
+
+    def check(self) -> None:
+        assert audit.verify(audit.on_record(self.world.store)).holds, self.told
+        etags = {item.key: item.etag for item in self.world.objects.listing(MEDIA)}
+        for video_id in filter(self.knows, VIDEOS):
+            current = self.world.store.current(video_id)
+            if current is None or json.loads(current.document)["status"] == "withdrawn":
+                continue
+            (upload,) = (u for u in self.world.store.uploads_of(video_id) if u.revision == current.revision)
+            missing = [path for path in self.in_s3(upload) if not self.is_in_s3(upload, path, etags)]
+            if missing:
+                assert upload.state in (State.PUBLISHED, State.CLEARED), (missing, self.told)
+                self.is_proven(upload)
+
+    def in_s3(self, upload: Upload) -> Iterator[str]:
+        return (file.path for file in self.world.store.inventory(upload.upload_id))
+
+    def is_in_s3(self, upload: Upload, path: str, etags: dict[str, str]) -> bool:
+        (key,) = (file.key for file in self.world.store.inventory(upload.upload_id) if file.path == path)
+        data = self.sent[upload.upload_id][path]
+        return etags.get(key or "") == f'"{hashlib.md5(data).hexdigest()}"'
+
+    def is_proven(self, upload: Upload) -> None:
+        node = self.world.nodes[0]
+        for root in (upload.root, upload.record):
+            replicas.read_back(node, root or "")
+        for file in self.world.store.inventory(upload.upload_id):
+            address = (
+                f"{upload.record}/{keys.record_original(file.path)}"
+                if file.is_playlist
+                else f"{upload.root}/{file.path}"
+            )
+            assert self.world.from_gateway(address) == self.sent[upload.upload_id][file.path], self.told
+
+    def check_nothing_is_over(self) -> None:
+        """S3 has what is on record and the mirrored documents; the node has pinned what is claimed."""
+        with self.world.store.reading() as db:
+            rows = set(db.execute(sa.select(tables.temp_storage.c.cid)).scalars())
+            claimed = set(db.execute(sa.select(tables.claim.c.root)).scalars())
+        documents = {f"s3://{MEDIA}/{keys.current_document(video_id)}" for video_id in VIDEOS}
+        there = {keys.s3_uri(MEDIA, key) for key in self.world.media()}
+        assert there - documents == rows, self.told
+        assert self.node.names_of_pins().keys() == claimed, self.told
+        for video_id in filter(self.knows, VIDEOS):
+            current = self.world.store.current(video_id)
+            withdrawn = current is None or json.loads(current.document)["status"] == "withdrawn"
+            assert (keys.s3_uri(MEDIA, keys.current_document(video_id)) in there) is not withdrawn, self.told
+
+
+@pytest.fixture
+def history(world: World, tmp_path: Path) -> Iterator[Callable[[int], History]]:
+    with ipfs_node_fixture.running(tmp_path / "ipfs") as node:
+        own = world.having(ipfs_rpc_urls=(f"http://{node.rpc}",), ipfs_gateway_urls=(f"http://{node.gateway}",))
+        fuse = crashes.Fuse(crash)
+        fuse.lay(own)
+        yield lambda seed: History(own, node, random.Random(seed), fuse)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_happens_no_byte_of_a_current_revision_is_missing(
+    history: Callable[[int], History], seed: int
+) -> None:
+    happening = history(seed)
+    for _ in range(OPERATIONS):
+        happening.operate()
+    happening.end()
+    happening.check_nothing_is_over()
+    assert sum("died" in line for line in happening.told) >= 3
