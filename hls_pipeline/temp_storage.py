@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import Any
 
 from hls_pipeline import clock, keys
 from hls_pipeline.errors import Corruption
+from hls_pipeline.ipfs.unixfs import PROFILES, FileBuilder
 from hls_pipeline.lifecycle import CLEARED_TAG
 from hls_pipeline.metadata_store import Lease, MetadataStore, TempObject
 from hls_pipeline.object_store import ObjectStore, ObjectVersion
@@ -58,7 +59,10 @@ def look(upload: Upload, waiting: Sequence[TempObject], objects: ObjectStore, se
         return Decision(())
     assert upload.revision is not None
     there = _versions(keys.revision(upload.video_id, upload.revision), objects, settings)
-    found = [Found(item, tuple(there.get(item.cid, ()))) for item in waiting]
+    found = [
+        Found(_confirmed(upload, item, there.get(item.cid, ()), objects, settings), tuple(there.get(item.cid, ())))
+        for item in waiting
+    ]
     if odd := [finding for each in found if (finding := _oddity(upload, each))]:
         raise Odd(upload, odd)
     kept = {each.item.cid for each in found if _is_kept(each.item, settings)}
@@ -101,6 +105,22 @@ class Odd(Corruption):
             "Look at the object; the clean-up runs again by itself"
         )
         self.findings = findings
+
+
+def _confirmed(
+    upload: Upload, item: TempObject, seen: Sequence[ObjectVersion], objects: ObjectStore, settings: Settings
+) -> TempObject:
+    """The row with the ETag it lacks, where a try was cut off between putting an object and saying so: if it has the
+    bytes that were to be put."""
+    newest = next((version for version in seen if version.latest and not version.marker), None)
+    if item.etag is not None or item.content_id is None or newest is None:
+        return item
+    builder = FileBuilder(PROFILES[upload.profile or settings.ipfs_profile])
+    for piece in objects.read(settings.s3_media, newest.key, etag=newest.etag):
+        for _ in builder.feed(piece):
+            pass
+    same = str(builder.finish()[0].cid) == item.content_id
+    return replace(item, etag=newest.etag, size=newest.size) if same else item
 
 
 def _oddity(upload: Upload, found: Found) -> dict[str, Any] | None:

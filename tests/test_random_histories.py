@@ -19,16 +19,21 @@ import pytest
 import sqlalchemy as sa
 
 from hls_pipeline import audit, clock, keys, rehydration, replicas, tables, withdrawal, work
-from hls_pipeline.errors import Conflict, LeaseLost, NotFound, PipelineError
+from hls_pipeline.errors import Conflict, DropChanged, LeaseLost, NotFound, PipelineError
 from hls_pipeline.uploads import IN_WORK, State, Upload
 from tests import crashes
 from tests.local import ipfs_node_fixture
 from tests.local.ipfs_node_fixture import EmbeddedNode
-from tests.services import INBOX, MEDIA, TO_FINAL, Files, World, package
+from tests.services import MEDIA, TO_FINAL, Files, World, package
 
 VIDEOS = ("a", "b")
 PACKAGES = [package(f"random {number}", segments=2) for number in range(3)]
 OPERATIONS = 40
+
+
+def etag(data: bytes) -> str:
+    """What S3 says of an object that was put in one piece."""
+    return f'"{hashlib.md5(data).hexdigest()}"'
 
 
 class Crash(BaseException):
@@ -47,7 +52,8 @@ class History:
     node: EmbeddedNode
     chance: random.Random
     fuse: crashes.Fuse
-    sent: dict[str, Files] = field(default_factory=dict)
+    sent: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    """(inbox key, ETag) → what the creator put there."""
     told: list[str] = field(default_factory=list)
 
     def operate(self) -> None:
@@ -70,19 +76,17 @@ class History:
     # what may happen
 
     def drop(self) -> None:
-        video_id, files = self.chance.choice(VIDEOS), self.chance.choice(PACKAGES)
-        if any(key.startswith(f"{video_id}/") for key in self.world.inbox()):
-            return
+        """A creator whose folder is not marked yet, because they died, sends the package again."""
+        video_id = self.chance.choice(VIDEOS)
+        if keys.inbox(video_id, keys.READY) not in self.world.inbox():
+            self.send(video_id, self.chance.choice(PACKAGES))
+        self.world.receive()
+
+    def send(self, video_id: str, files: Files) -> None:
+        for path, data in files.items():
+            self.sent[keys.inbox(video_id, path), etag(data)] = data
         self.world.put(video_id, files)
         self.world.mark(video_id)
-        self.receive()
-
-    def receive(self) -> None:
-        for upload in self.world.receive()[0]:
-            frozen = upload.drop
-            self.sent[upload.upload_id] = {
-                frozen.path(o): self.world.objects.read_all(INBOX, o.key) for o in frozen.objects
-            }
 
     def go_on(self) -> None:
         if ready := self.ready():
@@ -109,13 +113,16 @@ class History:
 
     def rehydrate(self) -> None:
         upload = self.world.store.current_upload(self.chance.choice(VIDEOS))
-        if upload:
+        if upload and self.chance.random() < 0.5:
+            self.give_up(upload)
+        elif upload:
             world = self.world
             with work.holding(upload, "hand:rehydrate", world.store, world.settings, last=True) as lease:
-                if self.chance.random() < 0.5:
-                    rehydration.rehydrate(upload, lease, world.objects, world.nodes, world.store, world.settings)
-                else:
-                    rehydration.give_up(lease, world.store)
+                rehydration.rehydrate(upload, lease, world.objects, world.nodes, world.store, world.settings)
+
+    def give_up(self, upload: Upload) -> None:
+        with work.holding(upload, "hand:give up", self.world.store, self.world.settings, last=True) as lease:
+            rehydration.give_up(lease, self.world.store)
 
     def collect_garbage(self) -> None:
         self.node.call("repo/gc")
@@ -134,20 +141,25 @@ class History:
         """Everything that can go on does."""
         store = self.world.store
         for _ in range(20):
-            self.receive()
+            for video_id in {key.split("/")[0] for key in self.world.inbox()}:
+                self.send(video_id, PACKAGES[0])
+            self.world.receive()
             for video_id in VIDEOS:
                 for upload in store.uploads_of(video_id) if self.knows(video_id) else ():
                     if upload.state is State.FAILED:
                         store.resume(upload.upload_id, clock.now())
+                    elif upload.state is State.CLEARED:
+                        self.give_up(upload)
             for upload in self.ready():
-                self.world.walk(upload, *self.next_steps(upload))
+                with suppress(DropChanged):
+                    self.world.walk(upload, *self.next_steps(upload))
             for upload in store.due(clock.now() + timedelta(hours=1)):
                 with suppress(LeaseLost):
                     self.world.step("clear_temp_storage", upload, "hand:clear")
             self.check()
             if not self.ready() and not store.due(clock.now() + timedelta(days=2)) and not self.world.inbox():
                 return
-        raise AssertionError("it does not come to an end")
+        raise AssertionError("it does not come to an end", self.told)
 
     # what must be so
 
@@ -162,30 +174,24 @@ class History:
             if current is None or json.loads(current.document)["status"] == "withdrawn":
                 continue
             (upload,) = (u for u in self.world.store.uploads_of(video_id) if u.revision == current.revision)
-            missing = [path for path in self.in_s3(upload) if not self.is_in_s3(upload, path, etags)]
-            if missing:
-                assert upload.state in (State.PUBLISHED, State.CLEARED), (missing, self.told)
-                self.is_proven(upload)
+            originals = self.originals(upload)
+            files = self.world.store.inventory(upload.upload_id)
+            if any(etags.get(file.key or "") != etag(originals[file.path]) for file in files):
+                assert upload.state in (State.PUBLISHED, State.CLEARED), self.told
+                self.check_proven(upload, originals)
 
-    def in_s3(self, upload: Upload) -> Iterator[str]:
-        return (file.path for file in self.world.store.inventory(upload.upload_id))
+    def originals(self, upload: Upload) -> Files:
+        """What the creator sent."""
+        drop = upload.drop
+        return {drop.path(item): self.sent[item.key, item.etag] for item in drop.objects}
 
-    def is_in_s3(self, upload: Upload, path: str, etags: dict[str, str]) -> bool:
-        (key,) = (file.key for file in self.world.store.inventory(upload.upload_id) if file.path == path)
-        data = self.sent[upload.upload_id][path]
-        return etags.get(key or "") == f'"{hashlib.md5(data).hexdigest()}"'
-
-    def is_proven(self, upload: Upload) -> None:
-        node = self.world.nodes[0]
+    def check_proven(self, upload: Upload, originals: Files) -> None:
         for root in (upload.root, upload.record):
-            replicas.read_back(node, root or "")
+            replicas.read_back(self.world.nodes[0], root or "")
         for file in self.world.store.inventory(upload.upload_id):
-            address = (
-                f"{upload.record}/{keys.record_original(file.path)}"
-                if file.is_playlist
-                else f"{upload.root}/{file.path}"
-            )
-            assert self.world.from_gateway(address) == self.sent[upload.upload_id][file.path], self.told
+            original = f"{upload.record}/{keys.record_original(file.path)}"
+            address = original if file.is_playlist else f"{upload.root}/{file.path}"
+            assert self.world.from_gateway(address) == originals[file.path], self.told
 
     def check_nothing_is_over(self) -> None:
         """S3 has what is on record and the mirrored documents; the node has pinned what is claimed."""
