@@ -13,6 +13,7 @@ import pytest
 
 from hls_pipeline.uploads import State
 from tests.e2e.conftest import CORPUS, ENDS, SAMPLE, Pipeline, folder
+from tests.services import wait_until
 
 REFUSED = {"bad-iframes-offsets"}
 ROOTS = {"shaka-hls-interstitial": "main.m3u8"}
@@ -97,7 +98,7 @@ def test_the_same_bytes_again_change_nothing_and_other_bytes_are_the_next_revisi
     pipeline.drop("again", package)
     pipeline.wait("again", State.UNCHANGED)
     assert pipeline.store.versions("again") == before
-    assert list(pipeline.objects.listing("inbox", "again/")) == []
+    wait_until(lambda: not list(pipeline.objects.listing("inbox", "again/")), "the inbox to be empty")
 
     changed = package | {"seg_001.ts": package["seg_002.ts"]}
     pipeline.drop("again", changed)
