@@ -32,12 +32,14 @@ _SECURITY = "".join(
     f'[{section}]\nkey = "{{key}}"\n'
     for section in ("jwt.signing", "jwt.signing.read", "jwt.filer_signing", "jwt.filer_signing.read")
 )
+_LOGS = "logs"
 _MEMORY = "256MiB"
 """Go collects its garbage harder above this; unlimited it grows to twice as much under a burst of uploads."""
 
 
 def prepare(folder: Path, internal_key: str) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
+    (folder / _LOGS).mkdir(mode=0o700, exist_ok=True)
     path = folder / "security.toml"
     path.touch(mode=0o600)
     path.write_text(_SECURITY.format(key=internal_key))
@@ -47,6 +49,7 @@ def command(folder: Path, ports: dict[str, int], buckets: tuple[str, ...]) -> tu
     """To be run in `folder`, where it finds its security.toml."""
     return (
         str(Path(sys.executable).with_name("weed")),
+        f"-logdir={folder / _LOGS}",  # else in the machine's temporary folder
         "mini",
         f"-dir={folder}",
         "-ip=127.0.0.1",
