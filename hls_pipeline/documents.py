@@ -7,6 +7,7 @@ forms of `docs/schema`, `chain_hash` is what makes a changed history visible. No
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
@@ -170,7 +171,11 @@ def chain_hash(
         "run_id": run_id,
         "time": time,
     }
-    return hashlib.sha256(rfc8785.dumps(link)).hexdigest()
+    return hashlib.sha256(_flat(link).encode()).hexdigest()
+
+
+_flat = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode
+"""RFC 8785 of an object without floats whose names are ASCII, in C: whole histories are recomputed with it."""
 
 
 def _creators_own(creator: Mapping[str, Any]) -> dict[str, Any]:

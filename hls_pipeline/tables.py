@@ -149,8 +149,10 @@ video_lease = sa.Table(
     sa.Column("upload_id", sa.String(32), nullable=False),
     sa.Column("holder", sa.String(64), comment="the run; empty when released"),
     sa.Column("fence", sa.Integer, nullable=False),
-    sa.Column("expires_at", Moment, nullable=False, index=True),
+    sa.Column("expires_at", Moment, nullable=False),
 )
+_held = video_lease.c.holder.is_not(None)
+sa.Index("held_leases", video_lease.c.expires_at, sqlite_where=_held, postgresql_where=_held)
 
 claim = sa.Table(
     "claim",
@@ -237,4 +239,58 @@ delivery = sa.Table(
     sa.Column("delivered_at", Moment),
     sa.Column("answer", sa.Text, comment="what the receiver said last, or why it could not be asked"),
     sa.UniqueConstraint("webhook_id", "state_change"),
+)
+
+# ---- for those who operate it -----------------------------------------------------------------------------------
+
+failure = sa.Table(
+    "failure",
+    metadata,
+    sa.Column("upload_id", sa.ForeignKey("upload.upload_id"), primary_key=True),
+    sa.Column("state", sa.String(16), primary_key=True, comment="the upload was in"),
+    sa.Column("code", sa.String(64), primary_key=True, comment="of the error, see errors.py"),
+    sa.Column("count", sa.Integer, nullable=False),
+    sa.Column("first_at", Moment, nullable=False),
+    sa.Column("last_at", Moment, nullable=False),
+    sa.Column("message", sa.Text, nullable=False, comment="of the last one"),
+)
+
+anchor = sa.Table(
+    "anchor",
+    metadata,
+    sa.Column("n", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("time", Moment, nullable=False),
+    sa.Column("root", sa.String(128), nullable=False, comment="directory on IPFS that holds the heads"),
+    sa.Column("key", sa.Text, nullable=False, comment="of the same bytes in the media bucket"),
+    sa.Column("videos", sa.Integer, nullable=False),
+)
+
+alert = sa.Table(
+    "alert",
+    metadata,
+    sa.Column("key", sa.String(200), primary_key=True, comment="what is wrong with what"),
+    sa.Column("kind", sa.String(32), nullable=False),
+    sa.Column("title", sa.Text, nullable=False),
+    sa.Column("cause", sa.Text, nullable=False),
+    sa.Column("action", sa.Text, nullable=False),
+    sa.Column("link", sa.Text, nullable=False),
+    sa.Column("opened_at", Moment, nullable=False),
+    sa.Column("closed_at", Moment),
+    sa.Column("told", Json, nullable=False, comment="channel to when it was told"),
+)
+
+replica_proof = sa.Table(
+    "replica_proof",
+    metadata,
+    sa.Column("root", sa.String(128), primary_key=True),
+    sa.Column("peer_id", sa.String(128), primary_key=True, comment="of the node, whatever its address"),
+    sa.Column("proven_at", Moment, nullable=False, comment="every block was given back and hashed"),
+)
+
+checkpoint = sa.Table(
+    "checkpoint",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("time", Moment, nullable=False),
+    sa.Column("content", Json, nullable=False),
 )

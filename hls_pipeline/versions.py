@@ -1,7 +1,7 @@
 """The version table: every metadata document a video ever had, each tied to the one before it by its hash.
 
 Functions over an open transaction. Rows are only ever added, and the database itself refuses anything else. What else
-becomes true together with a new version belongs in `metadata_store.py`, checking a whole chain in `audit.py`.
+becomes true together with a new version belongs in `metadata_store/`, checking a whole chain in `audit.py`.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def as_of(db: sa.Connection, video_id: str, moment: datetime) -> Version | None:
     return _first(db, _newest_first(video_id).where(shown))
 
 
-def newest_of_revision(db: sa.Connection, video_id: str, revision: int) -> Version | None:
+def newest_of_revision(db: sa.Connection, video_id: str, revision: int | None) -> Version | None:
     return _first(db, _newest_first(video_id).filter_by(revision=revision))
 
 

@@ -12,8 +12,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from hls_pipeline import clock
-from hls_pipeline.errors import Corruption, DropChanged, LeaseLost, PipelineError
+from hls_pipeline import clock, failures
+from hls_pipeline.errors import Conflict, Corruption, DropChanged, LeaseLost, PipelineError
 from hls_pipeline.metadata_store import Lease, MetadataStore
 from hls_pipeline.settings import Settings
 from hls_pipeline.uploads import IN_WORK, Upload, back_off
@@ -29,6 +29,7 @@ def holding(
     the upload goes no further; otherwise the same holder goes on with its next step. Raises LeaseLost when another
     holder has it, and whatever the block raises."""
     lease = store.take_lease(upload, holder, clock.now(), settings.lease_seconds)
+    _end_what_kills_its_workers(lease, store, settings)
     try:
         with _noting_failure(lease, store, settings), _renewing(lease, store, settings.lease_seconds):
             yield lease
@@ -38,6 +39,21 @@ def holding(
     reached = store.upload(upload.upload_id)
     if last or reached.incomplete or reached.state not in IN_WORK:
         store.release(lease)
+
+
+def _end_what_kills_its_workers(lease: Lease, store: MetadataStore, settings: Settings) -> None:
+    """A try that dies without a word has counted when it began, but nobody was left to draw the conclusion."""
+    upload, now = store.upload(lease.upload_id), clock.now()
+    if upload.state not in IN_WORK or upload.attempts <= settings.max_attempts:
+        return
+    error = Conflict(
+        f"upload {upload.upload_id}: {settings.max_attempts} tries ended without a word, as if their worker had been "
+        f"killed; look at the workers' memory and logs, then `hls-pipeline retry {upload.video_id}`"
+    )
+    failures.note(store, upload, error.code, str(error), now)
+    store.fail(lease, str(error), now)
+    store.release(lease)
+    raise error
 
 
 @contextmanager
@@ -61,6 +77,7 @@ def _put_off(lease: Lease, error: Exception, store: MetadataStore, settings: Set
     counts = error.uses_attempt if isinstance(error, PipelineError) else True
     hopeless = isinstance(error, Corruption) or (counts and upload.attempts >= settings.max_attempts)
     message = (str(error) or repr(error)).replace("\0", "\ufffd")  # PostgreSQL has no U+0000 in texts
+    failures.note(store, upload, failures.code_of(error), message, now)
     if hopeless and upload.state in IN_WORK:
         store.fail(lease, message, now)
         return

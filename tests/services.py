@@ -104,7 +104,7 @@ def _seaweed_ports() -> list[int]:
     """`weed mini` keeps the number 10,000 above each port for itself and refuses to start if another port has it."""
     while True:
         ports = free_ports(len(seaweed.PORTS))
-        if not {port + 10_000 for port in ports} & set(ports):
+        if max(ports) + 10_000 < 1 << 16 and not {port + 10_000 for port in ports} & set(ports):
             return ports
 
 
@@ -126,6 +126,14 @@ class Postgres:
         connection.autocommit = True
         connection.cursor().execute(statement)
         connection.close()
+
+    def take_down(self, database: str) -> None:
+        """Whoever is connected to it is cut off, and nobody gets in until `bring_up`."""
+        self.say(f"ALTER DATABASE {database} ALLOW_CONNECTIONS false")
+        self.say(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'")
+
+    def bring_up(self, database: str) -> None:
+        self.say(f"ALTER DATABASE {database} ALLOW_CONNECTIONS true")
 
     @contextmanager
     def new_database(self, template: str = "template1") -> Iterator[str]:

@@ -292,14 +292,15 @@ def test_killed_between_any_two_statements_the_clean_up_is_finished_by_the_next_
     assert point > 8
 
 
-def test_a_database_that_hangs_up_in_the_middle_costs_nothing(world_on_postgres: World, postgres: Postgres) -> None:
+def test_a_database_that_goes_down_in_the_middle_costs_nothing(world_on_postgres: World, postgres: Postgres) -> None:
     world = world_on_postgres
     upload = world.publish_package("v", package("hung up while clearing"))
     database = world.settings.database_url.rpartition("/")[2]
-    hang_up = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'"
-    crashes.arm(world, 8, lambda: postgres.say(hang_up))
-    with pytest.raises(Outage):
-        world.step(CLEAR, upload, "path:first")
+    crashes.arm(world, 8, lambda: postgres.take_down(database))
+    for _ in range(2):
+        with pytest.raises(Outage):
+            world.step(CLEAR, upload, "path:first")
+    postgres.bring_up(database)
     there = {f"s3://{MEDIA}/{name}" for name in world.media() if name.startswith("v/r1/")}
     assert there <= addresses(world, upload)
     world.store.release_all()

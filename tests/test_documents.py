@@ -8,6 +8,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+import rfc8785
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from hls_pipeline import documents
 from hls_pipeline.hls import metadata
@@ -136,6 +139,18 @@ def test_the_hash_of_a_version_is_this_value() -> None:
     )
     assert first == hashlib.sha256(by_hand.encode()).hexdigest()
     assert first == "69d48bbad0bbea4af993e308a2473b0849a45d9bb80d2d3ce0cc581ec6031533"
+
+
+@given(
+    n=st.integers(1, 2**53 - 1),
+    previous_hash=st.none() | st.text(st.characters(exclude_categories=["Cs"])),
+    actor=st.text(st.characters(exclude_categories=["Cs"])),
+)
+@example(n=1, previous_hash=None, actor='\0\x1f\x7f"\\/\b\f\n\r\t\u2028\ue000🌌')
+def test_the_hash_covers_the_canonical_form(n: int, previous_hash: str | None, actor: str) -> None:
+    facts: dict[str, Any] = {"n": n, "previous_hash": previous_hash, "actor": actor}
+    facts |= dict.fromkeys(("video_id", "document_sha256", "reason", "run_id", "time"), "x")
+    assert documents.chain_hash(**facts) == hashlib.sha256(rfc8785.dumps(facts)).hexdigest()
 
 
 @pytest.mark.parametrize(

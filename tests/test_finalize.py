@@ -61,16 +61,17 @@ def test_killed_between_any_two_statements_readers_see_the_old_or_the_new(
     assert len(seen) > 10
 
 
-def test_a_database_that_hangs_up_in_the_middle_leaves_the_old_document_and_the_work_goes_on(
+def test_a_database_that_goes_down_in_the_middle_leaves_the_old_document_and_the_work_goes_on(
     world_on_postgres: World, postgres: Postgres
 ) -> None:
     world = world_on_postgres
     upload = world.walk(world.drop("v", package("hung up")), *BEFORE_FINAL)
     database = world.settings.database_url.rpartition("/")[2]
-    hang_up = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'"
-    crashes.arm(world, 5, lambda: postgres.say(hang_up))
-    with pytest.raises(Outage):
-        world.step("finalize", upload)
+    crashes.arm(world, 5, lambda: postgres.take_down(database))
+    for _ in range(2):
+        with pytest.raises(Outage):
+            world.step("finalize", upload)
+    postgres.bring_up(database)
     assert check_whole(world, upload.upload_id) == "processing"
     world.store.release_all()
     assert world.step("finalize", upload).state is State.PUBLISHED

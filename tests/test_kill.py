@@ -1,7 +1,8 @@
 """`kill -9` in the middle of each of the six steps: another process finishes, with nothing lost and nothing doubled.
 
 A process of its own walks the path over the session's real services; one function of a step is wrapped so that it does
-half of its work, or all of it, and then the process kills itself. Only the tests know of these points.
+half of its work, or all of it, and then the process kills itself. Only the tests know of these points. Every single
+statement of finalize and of the clean-up is in `test_finalize.py` and `test_cleanup.py`.
 """
 
 from __future__ import annotations
@@ -9,19 +10,17 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hls_pipeline import clock, drops, metadata_store, settings, steps
+from hls_pipeline import clock, drops, metadata_store, steps
 from hls_pipeline.ipfs.kubo import Kubo
 from hls_pipeline.metadata_store import PATH, MetadataStore
 from hls_pipeline.object_store import ObjectStore
 from hls_pipeline.uploads import State, Upload
+from tests import crashes
 from tests.services import TO_FINAL, World, package, published, wait_until
 
 LEASE_SECONDS = 1.1
@@ -93,11 +92,10 @@ POINTS: dict[str, tuple[str, Callable[[], None]]] = {
         "write_ipfs_manifest",
         lambda: before_call(MetadataStore, "record_published"),
     ),
-    "finalize, inside its transaction": ("finalize", lambda: before_call(metadata_store, "_mark_due")),
+    "finalize, inside its transaction": ("finalize", lambda: before_call(metadata_store.rows, "mark_due")),
     "finalize, document not mirrored": ("finalize", lambda: after_call(MetadataStore, "finalize")),
     "clean-up, half of the objects deleted": ("clear_temp_storage", half_of_the_deletes),
     "clean-up, rows not deleted": ("clear_temp_storage", lambda: before_call(MetadataStore, "objects_removed")),
-    "clean-up, state not set": ("clear_temp_storage", lambda: after_call(MetadataStore, "objects_removed")),
 }
 
 
@@ -109,46 +107,24 @@ def test_each_step_is_killed_at_least_twice() -> None:
 
 def killed_in(world: World, upload: Upload, point: str) -> None:
     """The path walked by another process, which dies at `point`."""
-    config = world.settings
-    assert config.s3_secret_key
-    variables = {
-        "DATABASE_URL": config.database_url,
-        "S3_ENDPOINT": config.s3_endpoint,
-        "S3_ACCESS_KEY": config.s3_access_key,
-        "S3_SECRET_KEY": config.s3_secret_key.get_secret_value(),
-        "IPFS_RPC_URLS": json.dumps(config.ipfs_rpc_urls),
-        "IPFS_GATEWAY_URLS": json.dumps(config.ipfs_gateway_urls),
-        "LEASE_SECONDS": str(config.lease_seconds),
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.test_kill", upload.upload_id, point],
-        cwd=Path(__file__).parents[1],
-        env={**os.environ, **{f"HLS_{name}": str(value) for name, value in variables.items()}},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert crashes.exit_code(die_in, world.settings, upload.upload_id, point) == -signal.SIGKILL
 
 
 def finish(world: World, upload: Upload) -> None:
     """What the two sensors start once the dead process's lease has run out, until nothing is left to do."""
-
-    def offered() -> tuple[Upload, ...]:
-        return world.store.ready_to_run(clock.now()) + world.store.due(clock.now())
-
+    world.store.release_all()
     while world.store.upload(upload.upload_id).state is not State.CLEARED:
-        wait_until(offered, "the upload to be offered", seconds=5)
         if world.store.ready_to_run(clock.now()):
             world.walk(upload, holder=PATH + "second")
         else:
+            assert world.store.due(clock.now())
             world.step("clear_temp_storage", upload, "hand:second")
-    assert offered() == ()
+    assert world.store.ready_to_run(clock.now()) + world.store.due(clock.now()) == ()
 
 
 @pytest.mark.parametrize("point", POINTS)
 def test_a_process_killed_in(world: World, point: str) -> None:
-    world, files = world.having(lease_seconds=LEASE_SECONDS), files_of(point)
+    files = files_of(point)
     upload = world.drop("v", files)
     killed_in(world, upload, point)
     finish(world, upload)
@@ -193,19 +169,14 @@ POINTS_OF_OTHERS: dict[str, tuple[str, Callable[[], None]]] = {
 }
 
 
-def main(upload_id: str, point: str) -> None:
+def die_in(world: World, upload_id: str, point: str) -> None:
     step, prepare = {**POINTS, **POINTS_OF_OTHERS}[point]
-    world = World.of(settings.load())
     upload = world.store.upload(upload_id)
     names = [*TO_FINAL, "clear_temp_storage"]
     for name in names[: names.index(step)]:
         world.step(name, upload, PATH + "first")
     prepare()
     world.step(step, upload, PATH + "first" if step in TO_FINAL else "hand:first")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
 
 
 def test_a_process_killed_while_it_takes_out_an_unchanged_package(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import threading
 from collections import Counter
@@ -318,6 +319,7 @@ BEHIND_THE_FENCE: dict[str, Callable[[MetadataStore, Lease], Any]] = {
     "pinned": lambda store, lease: store.pinned(lease, [{}], NOON),
     "record_published": lambda store, lease: store.record_published(lease, "late", "late", [{}], NOON),
     "finalize": lambda store, lease: finalized(store, lease),
+    "revise": lambda store, lease: store.revise(lease, {}, actor="late", reason="late", run_id=None, now=NOON),
     "objects_removed": lambda store, lease: store.objects_removed(lease, [temp(1).cid], {}, NOON),
     "objects_stay": lambda store, lease: store.objects_stay(lease, [temp(1).cid], after(99), NOON),
     "objects_due": lambda store, lease: store.objects_due(lease, NOON),
@@ -330,10 +332,10 @@ BEHIND_THE_FENCE: dict[str, Callable[[MetadataStore, Lease], Any]] = {
 def test_every_method_that_takes_a_lease_is_tested_for_its_fence() -> None:
     takes_lease = {
         name
-        for name, method in vars(MetadataStore).items()
-        if not name.startswith("_") and "lease" in getattr(method, "__annotations__", {})
+        for name, method in inspect.getmembers(MetadataStore, inspect.isfunction)
+        if not name.startswith("_") and "lease" in method.__annotations__
     }
-    assert takes_lease - {"release"} == BEHIND_THE_FENCE.keys()
+    assert takes_lease - {"release", "writing"} == BEHIND_THE_FENCE.keys()
 
 
 def test_a_worker_that_wakes_up_late_changes_nothing(store: MetadataStore) -> None:
@@ -496,6 +498,21 @@ def test_a_cut_off_clean_up_is_not_taken_for_a_cut_off_path(store: MetadataStore
     assert [due.video_id for due in store.due(after(200))] == ["v"]
 
 
+def test_a_video_is_at_rest_when_all_of_it_has_ended_and_nobody_worked_on_it_since(store: MetadataStore) -> None:
+    cleared = held(store, published(store), "hand:clear", at=20)
+    store.objects_removed(cleared, [temp(1).cid, temp(2).cid], {}, after(20))
+    store.renew(cleared, after(20), 5)
+    store.release(cleared)
+    waiting = held(store, received(store, "waiting"), at=1)
+    staged(store, waiting)
+    videos = ["v", "waiting", "unknown"]
+    assert store.settled(videos, after(24.9)) == ()
+    assert store.settled(videos, after(25)) == ("v",)
+    assert store.settled(["waiting"], after(10**6)) == ()
+    received(store, "v", 2)
+    assert store.settled(videos, after(10**6)) == ()
+
+
 def test_after_a_restart_everything_is_free_at_once_and_no_try_is_lost(store: MetadataStore) -> None:
     first, second, third = received(store, "a"), received(store, "b", 2), received(store, "c", 3)
     store.request_run(first.upload_id, NOON)
@@ -623,7 +640,7 @@ def test_a_finalize_that_fails_at_its_end_leaves_nothing(store: MetadataStore, m
     def break_off(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(metadata_store, "_mark_due", break_off)
+    monkeypatch.setattr(metadata_store.rows, "mark_due", break_off)
     with pytest.raises(KeyboardInterrupt):
         finalized(store, lease)
     assert everything(store) == before

@@ -10,6 +10,7 @@ import pytest
 
 from hls_pipeline import clock, work
 from hls_pipeline.errors import (
+    Conflict,
     Corruption,
     DropChanged,
     LeaseLost,
@@ -146,6 +147,21 @@ def test_a_failed_try_gives_the_video_free(store: MetadataStore, upload: Upload)
 def test_corruption_is_not_tried_again(store: MetadataStore, upload: Upload) -> None:
     known = failing(store, upload, Corruption("two things differ"))
     assert (known.state, known.attempts, known.error) == (State.FAILED, 1, "two things differ")
+
+
+def test_an_upload_whose_tries_all_die_without_a_word_is_failed_when_the_next_begins(
+    store: MetadataStore, upload: Upload
+) -> None:
+    for number in range(SETTINGS.max_attempts):
+        store.take_lease(upload, f"{PATH}killed-{number}", clock.now(), seconds=-1)
+    with pytest.raises(Conflict, match="3 tries ended without a word"), work.holding(upload, RUN, store, SETTINGS):
+        raise AssertionError("it must not be tried again")
+    known = store.upload(upload.upload_id)
+    assert known.state is State.FAILED
+    assert "hls-pipeline retry" in (known.error or "")
+    store.resume(upload.upload_id, clock.now())
+    with work.holding(upload, RUN, store, SETTINGS):
+        pass
 
 
 def test_a_failed_upload_that_is_resumed_has_all_its_tries_again(store: MetadataStore, upload: Upload) -> None:

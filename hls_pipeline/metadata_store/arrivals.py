@@ -1,0 +1,128 @@
+"""What arrived: uploads and videos as they are listed, and what is known of how long they take.
+
+Add a method here that takes a drop in or reads uploads; who works on them is in `leases.py`.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from hls_pipeline import tables
+from hls_pipeline.metadata_store import rows
+from hls_pipeline.metadata_store.database import Database
+from hls_pipeline.uploads import Drop, State, Upload
+
+
+class Arrivals(Database):
+    def receive(self, drop: Drop, now: datetime) -> Upload:
+        """A frozen drop is an upload. Said twice, it stays one; an incomplete one of the video gives way."""
+        with self._write() as db:
+            insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[db.dialect.name](tables.video)
+            db.execute(insert.values(video_id=drop.video_id, created_at=now, versions=0).on_conflict_do_nothing())
+            rows.lock_video(db, drop.video_id)
+            if found := db.execute(rows.uploads().where(tables.upload.c.upload_id == drop.upload_id)).first():
+                return rows.upload(found)
+            given_way = sa.select(tables.upload.c.upload_id).where(
+                tables.upload.c.video_id == drop.video_id,
+                tables.upload.c.state == State.RECEIVED,
+                tables.upload.c.revision.is_(None),
+                tables.upload.c.report.is_not(None),
+            )
+            for upload_id in db.execute(given_way).scalars().all():
+                rows.move(db, upload_id, State.SUPERSEDED, now, None, error="the creator went on writing")
+            db.execute(
+                sa.insert(tables.upload).values(
+                    upload_id=drop.upload_id,
+                    video_id=drop.video_id,
+                    state=State.RECEIVED,
+                    drop=drop.to_json(),
+                    created_at=now,
+                    updated_at=now,
+                    launches=0,
+                    attempts=0,
+                )
+            )
+            rows.note_state(db, drop.upload_id, State.RECEIVED, now, None)
+            return rows.get_upload(db, drop.upload_id)
+
+    def upload(self, upload_id: str) -> Upload:
+        with self._read() as db:
+            return rows.get_upload(db, upload_id)
+
+    def latest_upload(self, video_id: str) -> Upload | None:
+        """The newest arrival of a video, whatever became of it."""
+        query = rows.uploads().where(tables.upload.c.video_id == video_id)
+        with self._read() as db:
+            found = db.execute(
+                query.order_by(tables.upload.c.created_at.desc(), tables.upload.c.upload_id.desc()).limit(1)
+            ).first()
+        return rows.upload(found) if found else None
+
+    def current_upload(self, video_id: str) -> Upload | None:
+        """The upload behind the current revision."""
+        query = rows.uploads().join(
+            tables.video,
+            (tables.video.c.video_id == tables.upload.c.video_id)
+            & (tables.video.c.current_revision == tables.upload.c.revision),
+        )
+        with self._read() as db:
+            found = db.execute(query.where(tables.video.c.video_id == video_id)).first()
+        return rows.upload(found) if found else None
+
+    def uploads_of(self, video_id: str) -> tuple[Upload, ...]:
+        """All arrivals of a video, oldest first."""
+        query = rows.uploads().where(tables.upload.c.video_id == video_id).order_by(tables.upload.c.created_at)
+        with self._read() as db:
+            return tuple(rows.upload(row) for row in db.execute(query))
+
+    def videos(self, limit: int = 100, after: str = "") -> tuple[Upload, ...]:
+        """The newest upload of each video, by video id, `limit` at a time; `after` is the last id seen."""
+        newer = tables.upload.alias("newer")
+        query = (
+            rows.uploads()
+            .where(
+                tables.upload.c.video_id > after,
+                ~sa.exists().where(
+                    newer.c.video_id == tables.upload.c.video_id,
+                    sa.tuple_(newer.c.created_at, newer.c.upload_id)
+                    > sa.tuple_(tables.upload.c.created_at, tables.upload.c.upload_id),
+                ),
+            )
+            .order_by(tables.upload.c.video_id)
+            .limit(limit)
+        )
+        with self._read() as db:
+            return tuple(rows.upload(row) for row in db.execute(query))
+
+    def history(self, upload_id: str) -> tuple[tuple[State, datetime, str | None], ...]:
+        """(state, since, run id) of an upload, in order."""
+        changes = tables.state_change
+        query = sa.select(changes).where(changes.c.upload_id == upload_id).order_by(changes.c.id)
+        with self._read() as db:
+            return tuple((State(row.state), row.time, row.run_id) for row in db.execute(query))
+
+    def recent_publications(self, limit: int) -> tuple[tuple[int, float], ...]:
+        """(bytes, seconds from staged to published) of the newest published uploads."""
+        staged, published = tables.state_change.alias(), tables.state_change.alias()
+        query = (
+            sa.select(tables.upload.c.size, staged.c.time.label("began"), published.c.time.label("ended"))
+            .join(published, published.c.upload_id == tables.upload.c.upload_id)
+            .join(staged, staged.c.upload_id == tables.upload.c.upload_id)
+            .where(published.c.state == State.PUBLISHED, staged.c.state == State.STAGED)
+            .order_by(published.c.id.desc())
+            .limit(limit)
+        )
+        with self._read() as db:
+            return tuple((row.size, (row.ended - row.began).total_seconds()) for row in db.execute(query))
+
+    def bytes_in_work(self, before: Upload) -> int:
+        """Bytes of staged uploads that arrived earlier and are not on IPFS yet."""
+        query = sa.select(sa.func.sum(tables.upload.c.size)).where(
+            tables.upload.c.state == State.STAGED, tables.upload.c.created_at < before.created_at
+        )
+        with self._read() as db:
+            return int(db.execute(query).scalar() or 0)  # PostgreSQL's sum of bigints is a Decimal

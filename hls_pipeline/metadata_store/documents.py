@@ -1,0 +1,53 @@
+"""What readers get: the metadata documents, now and as of a time.
+
+A document is written by the transaction that makes it true, in `publication.py` or `withdrawals.py`.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from hls_pipeline import clock, versions
+from hls_pipeline.errors import NotFound
+from hls_pipeline.metadata_store import rows
+from hls_pipeline.metadata_store.database import Database
+from hls_pipeline.uploads import Upload
+from hls_pipeline.versions import Version
+
+
+class Documents(Database):
+    def versions(self, video_id: str) -> tuple[Version, ...]:
+        """All versions of a video, oldest first. Raises NotFound for an unknown video."""
+        with self._read() as db:
+            rows.get_video(db, video_id)
+            return versions.of(db, video_id)
+
+    def current(self, video_id: str) -> Version | None:
+        """The version readers get, None before the first. Raises NotFound for an unknown video."""
+        with self._read() as db:
+            return versions.get(db, video_id, rows.get_video(db, video_id).current_version)
+
+    def as_of(self, video_id: str, moment: datetime) -> Version:
+        """The version readers got at `moment`. Raises NotFound for an unknown video, or before its first document."""
+        with self._read() as db:
+            rows.get_video(db, video_id)
+            found = versions.as_of(db, video_id, moment)
+        if found is None:
+            raise NotFound(f"video {video_id}: had no document at {clock.text(moment)}")
+        return found
+
+    def newest_version(self, upload: Upload) -> Version | None:
+        """The newest document of an upload's revision, None before the first."""
+        with self._read() as db:
+            return versions.newest_of_revision(db, upload.video_id, upload.revision)
+
+    def unmirrored(self, video_id: str) -> Version | None:
+        """The current version, if S3 does not have it yet."""
+        current = self.current(video_id)
+        with self._read() as db:
+            mirrored = rows.get_video(db, video_id).mirrored_version
+        return current if current and current.n != mirrored else None
+
+    def mirrored(self, version: Version) -> None:
+        with self._write() as db:
+            rows.set_video(db, version.video_id, mirrored_version=version.n)

@@ -1,0 +1,92 @@
+"""The rows of `temp_storage`: which S3 objects there are, which are due for removal, and which are gone.
+
+What is to become of an object is decided in `hls_pipeline/temp_storage.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from hls_pipeline import tables
+from hls_pipeline.metadata_store import rows
+from hls_pipeline.metadata_store.database import Database
+from hls_pipeline.metadata_store.rows import Lease, TempObject
+from hls_pipeline.uploads import State, Upload
+
+
+class TempObjects(Database):
+    def expect_objects(self, lease: Lease, objects: Sequence[TempObject]) -> None:
+        """More objects are about to be put."""
+        with self._write(lease) as db:
+            rows.add_objects(db, lease.upload_id, objects)
+
+    def objects_put(self, lease: Lease, objects: Iterable[TempObject]) -> None:
+        """ETag and version id of objects that are now there."""
+        with self._write(lease) as db:
+            for item in objects:
+                db.execute(
+                    sa.update(tables.temp_storage)
+                    .filter_by(cid=item.cid)
+                    .values(etag=item.etag, version_id=item.version_id)
+                )
+
+    def due(self, now: datetime, limit: int = 50) -> tuple[Upload, ...]:
+        """Uploads with S3 objects that are due for removal, held by nobody."""
+        lease = tables.video_lease
+        held = sa.exists().where(
+            lease.c.video_id == tables.upload.c.video_id,
+            lease.c.holder.is_not(None),
+            lease.c.expires_at > now,
+        )
+        is_due = sa.select(tables.temp_storage.c.upload_id).where(tables.temp_storage.c.due_at <= now)
+        query = (
+            rows.uploads()
+            .where(
+                tables.upload.c.upload_id.in_(is_due),
+                ~held,
+                tables.upload.c.not_before.is_(None) | (tables.upload.c.not_before <= now),
+            )
+            .order_by(tables.upload.c.updated_at)
+            .limit(limit)
+        )
+        with self._read() as db:
+            return tuple(rows.upload(row) for row in db.execute(query))
+
+    def temp_objects(self, upload_id: str) -> tuple[TempObject, ...]:
+        table = tables.temp_storage
+        query = sa.select(table).where(table.c.upload_id == upload_id).order_by(table.c.cid)
+        with self._read() as db:
+            return tuple(rows.build(TempObject, row) for row in db.execute(query))
+
+    def objects_removed(self, lease: Lease, cids: Sequence[str], receipt: Mapping[str, Any], now: datetime) -> None:
+        """The objects are gone: their rows go too, and the receipt stays. A published upload of which nothing is due
+        any more is cleared: without a due row nobody would look at it again."""
+        with self._write(lease) as db:
+            rows.add_receipts(db, lease, "deletion", [receipt], now)
+            rows.forget_objects(db, cids)
+            _clear_if_done(db, lease, now)
+
+    def objects_stay(self, lease: Lease, cids: Iterable[str], until: datetime | None, now: datetime) -> None:
+        """The objects are not to be removed before `until`; None: not until somebody says so. As above, the upload may
+        be cleared with that."""
+        with self._write(lease) as db:
+            for cid in cids:
+                db.execute(sa.update(tables.temp_storage).filter_by(cid=cid).values(due_at=until))
+            _clear_if_done(db, lease, now)
+
+    def objects_due(self, lease: Lease, now: datetime) -> None:
+        """Everything the upload has in S3 is due for removal."""
+        with self._write(lease) as db:
+            rows.mark_due(db, lease.upload_id, now)
+
+
+def _clear_if_done(db: sa.Connection, lease: Lease, now: datetime) -> None:
+    due = sa.select(tables.temp_storage.c.cid).where(
+        tables.temp_storage.c.upload_id == lease.upload_id, tables.temp_storage.c.due_at <= now
+    )
+    if rows.get_upload(db, lease.upload_id).state is State.PUBLISHED and not db.execute(due.limit(1)).first():
+        rows.move(db, lease.upload_id, State.CLEARED, now, lease.run_id, error=None)
