@@ -19,15 +19,21 @@ def ui(
     allow_host: Annotated[
         list[str] | None,
         typer.Option(
-            help="A host name people use to come here, besides loopback; may be repeated. Anybody who "
-            "reaches the page can change things: put an authenticating proxy in front."
+            help="A host name people use to come here, besides loopback; may be repeated. Then it must be known "
+            "who asks: by HLS_UI_KEY, or with --behind-proxy."
         ),
     ] = None,
+    behind_proxy: Annotated[
+        bool, typer.Option("--behind-proxy", help="A proxy in front asks who comes; no key is needed here.")
+    ] = False,
 ) -> None:
     """Serve the Dagster UI, behind a guard against requests from other sites. Needs DAGSTER_HOME."""
+    from hls_pipeline import settings
     from hls_pipeline import ui as web
 
-    web.run(workspace.absolute(), host, port, allow_host or ())
+    key = settings.load().ui_key
+    secret = key.get_secret_value() if key else None
+    web.run(workspace.absolute(), host, port, allow_host or (), secret, behind_proxy=behind_proxy)
 
 
 def code_server(
@@ -37,15 +43,33 @@ def code_server(
 ) -> None:
     """Serve the definitions to Dagster and start runs from warm processes. Needs DAGSTER_HOME."""
     from hls_pipeline.queue import code_server as role
+    from hls_pipeline.queue.stopping import stop_in_time
 
+    stop_in_time()
     role.run(host, port, location)
 
 
 def daemon(workspace: WorkspaceOption = Path("workspace.yaml")) -> None:
     """Run the Dagster daemon: it watches the inbox and starts the runs. Exactly one. Needs DAGSTER_HOME."""
     from hls_pipeline.queue import daemon as role
+    from hls_pipeline.queue.stopping import stop_in_time
 
+    stop_in_time()
     role.run(workspace.absolute())
+
+
+def worker(
+    queues: Annotated[str, typer.Option(help="The queues to take runs from, separated by commas.")] = "ipfs,light",
+    concurrency: Annotated[int, typer.Option(min=1, help="Runs at once of each queue.")] = 1,
+    health_port: Annotated[
+        int | None,
+        typer.Option(help="Answer GET /healthz on this port of loopback: 200 while it listens to the broker."),
+    ] = None,
+) -> None:
+    """Execute runs from the queues. As many as you like, on any machines. Needs DAGSTER_HOME and HLS_BROKER_URL."""
+    from hls_pipeline.queue import worker as role
+
+    role.run(queues.split(","), concurrency, health_port)
 
 
 def ipfs_node(

@@ -15,6 +15,8 @@ from types import SimpleNamespace
 from dagster._cli.api import grpc_command
 from dagster._grpc import server
 
+from hls_pipeline import metrics, settings
+
 MODULE = "hls_pipeline.definitions"
 
 
@@ -22,6 +24,7 @@ def run(host: str, port: int, location: str) -> None:
     """Until a signal ends it."""
     forkserver.set_forkserver_preload(["hls_pipeline.queue.warm"])
     forkserver.ensure_running()  # now, so that the first run finds it warm
+    metrics.serve_worker(settings.load())
     server.multiprocessing = SimpleNamespace(get_context=_forking)  # type: ignore[attr-defined,assignment]
     where = ["--module-name", MODULE, "--host", host, "--port", str(port), "--location-name", location]
     grpc_command.main([*where, "--use-python-environment-entry-point"], prog_name="hls-pipeline code-server")

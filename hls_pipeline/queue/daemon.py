@@ -6,11 +6,17 @@ that it is still there. What the sensors do is in `sensors/`.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
-from dagster._daemon import cli, sensor
+from dagster import DagsterInstance
+from dagster._core.workspace.load_target import WorkspaceFileTarget
+from dagster._daemon import sensor
+from dagster._daemon.controller import DEFAULT_DAEMON_HEARTBEAT_TOLERANCE_SECONDS, daemon_controller_from_instance
+from dagster._utils.interrupts import capture_interrupts, setup_interrupt_handlers
 
-from hls_pipeline.queue.instance import code_servers, fail_abandoned_runs, open_instance, wait_for
+from hls_pipeline import metadata_store, metrics, replicas, settings
+from hls_pipeline.queue.instance import code_servers, fail_abandoned_runs, keep_connections, open_instance, wait_for
 
 LOOP_SECONDS = 1
 CODE_SERVER_SECONDS = 60.0
@@ -19,9 +25,32 @@ CODE_SERVER_SECONDS = 60.0
 def run(workspace: Path) -> None:
     """Until a signal ends it. Raises Outage when the code server does not answer, UsageError without an instance."""
     with open_instance() as instance:
+        keep_connections(instance)
         servers = code_servers(workspace)
         wait_for(servers, CODE_SERVER_SECONDS)
         fail_abandoned_runs(instance, servers)
-    sensor.MIN_INTERVAL_LOOP_TIME = LOOP_SECONDS
-    # At its default level the loop writes two lines a second that say that nothing happened.
-    cli.cli(["run", "--workspace", str(workspace), "--log-level", "warning"], obj={})
+        _tell_prometheus()
+        sensor.MIN_INTERVAL_LOOP_TIME = LOOP_SECONDS
+        _loop(instance, workspace)
+
+
+def _loop(instance: DagsterInstance, workspace: Path) -> None:
+    """What `dagster-daemon run` does, over an instance that keeps its connections."""
+    setup_interrupt_handlers()
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        capture_interrupts(),
+        daemon_controller_from_instance(
+            instance,
+            workspace_load_target=WorkspaceFileTarget([str(workspace)]),
+            heartbeat_tolerance_seconds=DEFAULT_DAEMON_HEARTBEAT_TOLERANCE_SECONDS,
+            log_level="warning",  # at its default level it writes two lines a second that say that nothing happened
+        ) as controller,
+    ):
+        controller.check_daemon_loop()
+
+
+def _tell_prometheus() -> None:
+    config = settings.load()
+    if config.daemon_metrics_port is not None:
+        metrics.serve_daemon(metadata_store.connect(config.database_url), replicas.connect(config), config)

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
+from dagster._core.events import JobFailureData, RunFailureReason
 from dagster._core.launcher import DefaultRunLauncher
 from dagster._core.remote_origin import GrpcServerCodeLocationOrigin
 from dagster._core.workspace.load import location_origins_from_yaml_paths
@@ -30,13 +31,32 @@ _UNFINISHED = [DagsterRunStatus.NOT_STARTED, DagsterRunStatus.STARTING, DagsterR
 
 @contextmanager
 def open_instance() -> Iterator[DagsterInstance]:
-    """The instance of DAGSTER_HOME. Raises UsageError when there is none."""
+    """The instance of DAGSTER_HOME. Raises UsageError when there is none, Outage when its database does not answer."""
     try:
         instance = DagsterInstance.get()
     except DagsterError as error:
         raise UsageError(f"opening the Dagster instance: {error}") from error
+    except Exception as error:  # each kind of database has its own
+        raise Outage(f"opening the Dagster instance: {error}; is its database running? check DAGSTER_PG_…") from error
     with instance:
         yield instance
+
+
+def migrate() -> None:
+    """Brings the instance's database to the schema of the installed Dagster. Raises as `open_instance`."""
+    with open_instance() as instance:
+        instance.upgrade()
+
+
+def fail_lost_run(instance: DagsterInstance, run: DagsterRun) -> None:
+    """Its worker is gone. Who restarts is the sensor, so this only says what happened."""
+    lost = JobFailureData(error=None, failure_reason=RunFailureReason.RUN_WORKER_RESTART)
+    instance.report_run_failed(run, "Its worker is gone; the upload gets a new run.", job_failure_data=lost)
+
+
+def keep_connections(instance: DagsterInstance) -> None:
+    """For a process that lives long: otherwise PostgreSQL gets a new connection, with its handshake, per statement."""
+    instance.optimize_for_webserver(statement_timeout=60_000, pool_recycle=3600, max_overflow=20)
 
 
 def code_servers(workspace: Path) -> list[DagsterGrpcClient]:

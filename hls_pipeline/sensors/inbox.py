@@ -5,11 +5,12 @@ from __future__ import annotations
 import dagster as dg
 
 from hls_pipeline import clock, drops, settings
-from hls_pipeline.assets.frame import UPLOAD_TAG, videos
+from hls_pipeline.assets.frame import videos
 from hls_pipeline.errors import PipelineError
 from hls_pipeline.jobs import ingest
 from hls_pipeline.resources.metadata import MetadataResource
 from hls_pipeline.resources.s3 import ObjectStoreResource
+from hls_pipeline.sensors import launches
 from hls_pipeline.uploads import Upload
 
 
@@ -26,8 +27,8 @@ def inbox(
     store, config, now = metadata.store(), settings.load(), clock.now()
     try:
         arrived, waiting = drops.receive(s3.object_store(), store, config, now)
-        due = store.ready_to_run(now)
-        requests = [_request(upload, store.request_run(upload.upload_id, now)) for upload in due]
+        due = launches.to_launch(context.instance, store.ready_to_run(now), store, config, now)
+        requests = [launches.request(upload, store, config, now) for upload in due]
     except PipelineError as error:
         return dg.SkipReason(str(error))
     if not requests:
@@ -36,14 +37,6 @@ def inbox(
         run_requests=requests,
         dynamic_partitions_requests=[videos.build_add_request(sorted({upload.video_id for upload in due}))],
         asset_events=[_materialization(upload) for upload in arrived if upload in due],
-    )
-
-
-def _request(upload: Upload, launch: int) -> dg.RunRequest:
-    return dg.RunRequest(
-        run_key=f"{upload.upload_id}:{launch}",
-        partition_key=upload.video_id,
-        tags={UPLOAD_TAG: upload.upload_id},
     )
 
 

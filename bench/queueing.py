@@ -1,0 +1,193 @@
+"""What the queue adds to the work itself: packages dropped into the inbox of an `hls-pipeline up --production`.
+
+One line per measurement: seconds from `_READY` to the final document beside the same steps walked in this process, the
+wait between launch and worker, small packages per minute, and how the workers' memory grows. Root or sudo, PostgreSQL
+and RabbitMQ are needed; `python bench/queueing.py --growth 1000` runs longer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg2
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from hls_pipeline import keys, metadata_store, object_store  # the path above comes first
+from hls_pipeline.local import processes
+from hls_pipeline.local.data_folder import settings_of
+from hls_pipeline.settings import load
+from hls_pipeline.uploads import State
+from tests.services import World, package, wait_until
+
+ROOT = Path(__file__).resolve().parents[1]
+BESIDE = "beside"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--single", type=int, default=15, help="packages dropped one by one")
+    parser.add_argument("--batch", type=int, default=60, help="packages dropped at once")
+    parser.add_argument("--growth", type=int, default=120, help="packages between the two looks at the memory")
+    chosen = parser.parse_args()
+    with production() as (world, data, description):
+        one_by_one(world, 3)
+        latency(world, description, chosen.single)
+        throughput(world, chosen.batch)
+        growth(world, data, chosen.growth, chosen.batch)
+
+
+@contextmanager
+def production() -> Iterator[tuple[World, Path, dict[str, Any]]]:
+    with tempfile.TemporaryDirectory(prefix="bench-queue-") as folder:
+        data = Path(folder) / "data"
+        command = (sys.executable, "-m", "hls_pipeline.cli", "up", "--production", "--data", str(data))
+        process = processes.start(command, os.environ, ROOT, Path(folder) / "log")
+        try:
+            wait_until(lambda: (data / "stack.json").exists() or process.poll() is not None, "the stack", 180)
+            description = json.loads((data / "stack.json").read_text())
+            settings = settings_of(load(data=data, ipfs_grace_seconds=0.0))
+            yield World.of(settings), data, description
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+
+
+def one_by_one(world: World, count: int) -> list[float]:
+    """Seconds from `_READY` to the final document of each, none of which waits for another."""
+    took = []
+    for _ in range(count):
+        video_id = new_video(world)
+        began = time.monotonic()
+        world.mark(video_id)
+        wait_until(lambda: published(world, [video_id]), "the final document", 120)  # noqa: B023
+        took.append(time.monotonic() - began)
+        wait_until(lambda: quiet(world, [video_id]), "the clean-up", 120)  # noqa: B023
+    return took
+
+
+def latency(world: World, description: dict[str, Any], count: int) -> None:
+    since = time.time()
+    total = one_by_one(world, count)
+    alone = beside(world)
+    work = [walked(alone) for _ in range(count)]
+    waits = queueing(description, since)
+    print(
+        f"_READY to final: median {statistics.median(total):.2f} s, the steps alone {statistics.median(work):.2f} s, "
+        f"added {statistics.median(total) - statistics.median(work):.2f} s"
+    )
+    print(f"launch to worker: median {1000 * statistics.median(waits):.0f} ms, most {1000 * max(waits):.0f} ms")
+
+
+def beside(world: World) -> World:
+    """The same services with an inbox and a database that no sensor looks at."""
+    server, _, _ = world.settings.database_url.rpartition("/")
+    connection = psycopg2.connect(server.replace("+psycopg2", "") + "/postgres")
+    connection.autocommit = True
+    connection.cursor().execute("CREATE DATABASE beside")
+    connection.close()
+    object_store.client(world.settings).create_bucket(Bucket=BESIDE)
+    metadata_store.migrate(f"{server}/beside")
+    return world.having(database_url=f"{server}/beside", s3_inbox=BESIDE)
+
+
+def walked(world: World) -> float:
+    """Seconds that the same steps take in this process, without Dagster and without a queue."""
+    video_id = f"beside-{secrets.token_hex(6)}"
+    for path, data in {**package(video_id), keys.READY: b""}.items():
+        world.objects.put(BESIDE, keys.inbox(video_id, path), data, "application/octet-stream")
+    upload = world.take_up()
+    began = time.monotonic()
+    world.walk(upload)
+    took = time.monotonic() - began
+    world.step("clear_temp_storage", upload, "hand:clear")
+    return took
+
+
+def queueing(description: dict[str, Any], since: float) -> Sequence[float]:
+    """Seconds from Dagster's launch of a run to its start in a worker, as Dagster's own events say."""
+    url = description["database"].replace("+psycopg2", "").rpartition("/")[0] + "/dagster"
+    query = """
+        SELECT extract(epoch FROM began.timestamp - launched.timestamp)
+        FROM event_logs launched JOIN event_logs began USING (run_id)
+        WHERE launched.dagster_event_type = 'PIPELINE_STARTING' AND began.dagster_event_type = 'PIPELINE_START'
+          AND launched.timestamp > to_timestamp(%s) AT TIME ZONE 'UTC'
+    """
+    connection = psycopg2.connect(url)
+    with connection, connection.cursor() as cursor:
+        cursor.execute(query, (since,))
+        return [float(row[0]) for row in cursor.fetchall()]
+
+
+def throughput(world: World, batch: int) -> None:
+    videos = [new_video(world) for _ in range(batch)]
+    began = time.monotonic()
+    for video_id in videos:
+        world.mark(video_id)
+    wait_until(lambda: published(world, videos), f"{batch} final documents", 600)
+    seconds = time.monotonic() - began
+    print(f"small packages per minute: {60 * batch / seconds:.0f} ({batch} in {seconds:.0f} s, dropped at once)")
+    wait_until(lambda: quiet(world, videos), "the clean-up", 600)
+
+
+def growth(world: World, data: Path, count: int, batch: int) -> None:
+    before = memory(data)
+    left = count
+    while left > 0:
+        videos = [new_video(world) for _ in range(min(left, batch))]
+        for video_id in videos:
+            world.mark(video_id)
+        wait_until(lambda: quiet(world, videos), "the clean-up", 600)  # noqa: B023
+        left -= len(videos)
+    after = memory(data)
+    for role, size in after.items():
+        print(f"memory of {role}: {before[role] >> 20} MB, after {count} packages {size >> 20} MB")
+
+
+def memory(data: Path) -> dict[str, int]:
+    """Bytes that each role has for itself, with its children."""
+    sizes: dict[str, int] = {}
+    for process in psutil.process_iter(["cmdline", "environ"]):
+        if (process.info["environ"] or {}).get("HLS_DATA") == str(data):
+            words = process.info["cmdline"] or []
+            for role in ("worker", "daemon", "code-server"):
+                if role in words:
+                    sizes[role] = sizes.get(role, 0) + process.memory_full_info().pss
+    return sizes
+
+
+def new_video(world: World) -> str:
+    """In the inbox, but for the mark."""
+    video_id = f"bench-{secrets.token_hex(6)}"
+    world.put(video_id, package(video_id))
+    return video_id
+
+
+def published(world: World, videos: Sequence[str]) -> bool:
+    return all(state(world, video_id) in (State.PUBLISHED, State.CLEARED) for video_id in videos)
+
+
+def quiet(world: World, videos: Sequence[str]) -> bool:
+    return all(state(world, video_id) is State.CLEARED for video_id in videos)
+
+
+def state(world: World, video_id: str) -> State | None:
+    latest = world.store.latest_upload(video_id)
+    return latest.state if latest else None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Dagster's run launcher: a run's id goes into the queue, and a worker somewhere executes it.
+
+A broker that is away is no failure of the run: it is cancelled, with the reason, and the sensor asks again. To
+terminate, the run is marked in Dagster's storage, where its worker looks every second; that needs no remote control,
+so it is the same with every broker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+from dagster import DagsterInstance, DagsterRunStatus
+from dagster._core.launcher import LaunchRunContext, RunLauncher
+from dagster._serdes import ConfigurableClass, ConfigurableClassData
+
+from hls_pipeline import settings
+from hls_pipeline.errors import Outage
+from hls_pipeline.queue import broker
+
+_BEGUN = frozenset({DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING})
+
+
+class CeleryQueueLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
+    """The broker is that of HLS_BROKER_URL; `dagster.yaml` only names this class."""
+
+    def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
+        self._inst_data = inst_data
+        self._declared = False
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def launch_run(self, context: LaunchRunContext) -> None:
+        run, config = context.dagster_run, settings.load()
+        queue = run.tags.get(broker.QUEUE_TAG, broker.IPFS)
+        try:
+            if not self._declared:
+                broker.connect(config).declare()
+                self._declared = True
+            broker.send(config, run.run_id, queue)
+        except Outage as outage:
+            self._declared = False
+            self._instance.report_run_canceled(run, f"Not started: {outage}. The upload is started again by itself.")
+            return
+        self._instance.report_engine_event(f"In queue {queue}.", run, cls=type(self))
+
+    def terminate(self, run_id: str) -> bool:
+        """A run that waits in the queue is cancelled at once; one that is at work stops itself within a second."""
+        run = self._instance.get_run_by_id(run_id)
+        if run is None or run.is_finished:
+            return False
+        self._instance.report_run_canceling(run)
+        if run.status not in _BEGUN:
+            self._instance.report_run_canceled(run)
+        return True
+
+    @property
+    def supports_resume_run(self) -> bool:
+        return False
+
+    @property
+    def supports_check_run_worker_health(self) -> bool:
+        return False  # the lease of the video says whether a run's worker lives
+
+    @property
+    def inst_data(self) -> ConfigurableClassData | None:
+        return self._inst_data
+
+    @classmethod
+    def config_type(cls) -> Mapping[str, Any]:
+        return {}
+
+    @classmethod
+    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]) -> Self:
+        return cls(inst_data=inst_data, **config_value)

@@ -1,0 +1,61 @@
+"""What the leases in the metadata store say of a run: whether its worker lives, and that its video is free again.
+
+A run holds the lease of its video from its first step to its last and renews it while it works (`work.py`), so the
+lease tells a worker that died from one that only lost its connection to the broker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from hls_pipeline import clock, tables
+from hls_pipeline.metadata_store import PATH, MetadataStore
+
+_lease, _upload = tables.video_lease, tables.upload
+_OVER = clock.parse("1970-01-01T00:00:00.000Z")
+
+
+def at_work(store: MetadataStore, run_id: str, now: datetime) -> bool:
+    """Whether the run's worker has shown itself within the lease's time. Raises Outage."""
+    query = sa.select(_lease.c.video_id).where(_holder_is(run_id), _lease.c.expires_at > now)
+    with store.reading() as db:
+        return db.execute(query).first() is not None
+
+
+def lapsed(store: MetadataStore, run_id: str, now: datetime) -> bool:
+    """Whether the run's worker stopped showing itself in the middle of its work. Raises Outage."""
+    query = sa.select(_lease.c.video_id).where(_holder_is(run_id), _lease.c.expires_at <= now)
+    with store.reading() as db:
+        return db.execute(query).first() is not None
+
+
+def wait(store: MetadataStore, upload_ids: Collection[str], until: datetime) -> None:
+    """The uploads' runs wait for a worker; nobody need look at them before `until`. Raises Outage."""
+    if upload_ids:
+        with store.writing() as db:
+            db.execute(sa.update(_upload).where(_upload.c.upload_id.in_(upload_ids)).values(not_before=until))
+
+
+def hand_back(store: MetadataStore, run_id: str) -> None:
+    """The run stopped of its own accord in the middle: its video is free, its try does not count. Raises Outage."""
+    with store.writing() as db:
+        held = db.execute(sa.select(_lease.c.video_id, _lease.c.upload_id).where(_holder_is(run_id))).first()
+        if held is None:
+            return
+        db.execute(sa.select(tables.video.c.video_id).filter_by(video_id=held.video_id).with_for_update())
+        freed = db.execute(
+            sa.update(_lease).where(_lease.c.video_id == held.video_id, _holder_is(run_id)).values(expires_at=_OVER)
+        )
+        if freed.rowcount:
+            db.execute(
+                sa.update(_upload)
+                .where(_upload.c.upload_id == held.upload_id, _upload.c.attempts > 0)
+                .values(attempts=_upload.c.attempts - 1, not_before=None)
+            )
+
+
+def _holder_is(run_id: str) -> sa.ColumnElement[bool]:
+    return _lease.c.holder.in_([PATH + run_id, f"hand:{run_id}"])

@@ -1,0 +1,125 @@
+"""Runs from the queue to their end in workers of their own, and what is left when such a worker is killed, frozen or
+stopped: every upload ends in one final version."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from urllib.request import urlopen
+
+import pytest
+from dagster import DagsterRunStatus
+
+from hls_pipeline.queue import broker
+from hls_pipeline.uploads import State
+from tests.queue.conftest import Installation
+from tests.queue.pausing_worker import STEPS
+from tests.services import free_ports, package, wait_until
+
+
+def test_a_package_goes_through_the_queue_to_its_final_document_and_is_cleared(
+    installation: Installation, request: pytest.FixtureRequest
+) -> None:
+    (port,) = free_ports(1)
+    installation.start_worker("--health-port", str(port))
+    installation.drop("v", package(request.node.name))
+    (run,) = installation.look()
+    assert installation.look() == []
+    installation.look_until(lambda: installation.state("v") is State.CLEARED, "the upload to be cleared")
+    assert installation.status(run) is DagsterRunStatus.SUCCESS
+    assert [run.tags[broker.QUEUE_TAG] for run in installation.runs()] == ["light", "light"]
+    installation.assert_published_once("v")
+    assert json.load(urlopen(f"http://127.0.0.1:{port}/healthz"))["broker"] == "connected"
+
+
+def test_a_worker_process_killed_in_each_step_costs_a_try_and_nothing_else(
+    installation: Installation, request: pytest.FixtureRequest
+) -> None:
+    installation.start_worker(at="die-once:*", HLS_MAX_ATTEMPTS="9")
+    installation.drop("v", package(request.node.name))
+    installation.look_until(lambda: installation.state("v") is State.CLEARED, "the upload to be cleared", 180)
+    installation.assert_published_once("v")
+    assert {path.name for path in installation.folder.glob("died-in-*")} == {f"died-in-{step}" for step in STEPS}
+    assert sorted(run.status.value for run in installation.runs()) == ["FAILURE"] * 6 + ["SUCCESS"] * 2
+    assert not installation.runs(DagsterRunStatus.STARTED)
+
+
+def test_a_package_that_kills_its_worker_each_time_is_failed_and_holds_up_nobody(
+    installation: Installation, request: pytest.FixtureRequest
+) -> None:
+    installation.start_worker(at="die:publish", HLS_MAX_ATTEMPTS="2")
+    for video_id in ("poison", "v"):
+        installation.drop(video_id, package(request.node.name + video_id))
+    installation.look_until(
+        lambda: (installation.state("poison"), installation.state("v")) == (State.FAILED, State.CLEARED),
+        "one failed and one cleared upload",
+        120,
+    )
+    installation.assert_published_once("v")
+    (upload,) = installation.world.store.uploads_of("poison")
+    assert "2 tries ended without a word" in (upload.error or "")
+    assert installation.look() == []
+
+
+def test_a_worker_frozen_past_its_lease_changes_nothing_when_it_wakes(
+    installation: Installation, request: pytest.FixtureRequest
+) -> None:
+    frozen = installation.start_worker(at="hold:finalize")
+    installation.drop("v", package(request.node.name))
+    (first,) = installation.look()
+    installation.wait_until_held()
+    os.killpg(frozen.pid, signal.SIGSTOP)
+    installation.start_worker()
+    installation.look_until(lambda: installation.state("v") is State.CLEARED, "another worker to finish", 120)
+    before = installation.world.store.versions("v"), installation.world.media()
+    assert installation.status(first) is DagsterRunStatus.FAILURE
+    installation.release()
+    os.killpg(frozen.pid, signal.SIGCONT)
+    wait_until(lambda: "Worker exited prematurely" in installation.log(), "it to notice", 30)
+    assert (installation.world.store.versions("v"), installation.world.media()) == before
+    installation.assert_published_once("v")
+
+
+def test_a_terminated_run_is_canceled_whether_it_waits_or_works(
+    installation: Installation, request: pytest.FixtureRequest
+) -> None:
+    installation.drop("v", package(request.node.name))
+    (waiting,) = installation.look()
+    launcher = installation.instance.run_launcher
+    assert launcher.terminate(waiting)
+    assert installation.status(waiting) is DagsterRunStatus.CANCELED
+    assert not launcher.terminate(waiting)
+    installation.start_worker(at="hold:publish")
+    installation.make_due("v")
+    (working,) = installation.look()
+    installation.wait_until_held()
+    assert launcher.terminate(working)
+    wait_until(lambda: installation.status(working) is DagsterRunStatus.CANCELED, "the run to stop")
+    installation.release()
+    installation.look_until(lambda: installation.state("v") is State.CLEARED, "a third run to finish", 120)
+    assert installation.status(waiting) is installation.status(working) is DagsterRunStatus.CANCELED
+    installation.assert_published_once("v")
+
+
+def test_workers_are_replaced_one_by_one_without_losing_or_failing_anything(
+    installation: Installation, request: pytest.FixtureRequest
+) -> None:
+    videos = [f"v{number}" for number in range(6)]
+    slow = installation.start_worker(at="hold:publish", HLS_WORKER_STOP_SECONDS="1")
+    for video_id in videos:
+        installation.drop(video_id, package(request.node.name + video_id))
+    installation.look()
+    installation.wait_until_held()
+    slow.send_signal(signal.SIGTERM)
+    second = installation.start_worker()
+    assert slow.wait(30) == 0, installation.log()
+    second.send_signal(signal.SIGTERM)
+    installation.start_worker()
+    assert second.wait(30) == 0
+    installation.look_until(
+        lambda: all(installation.state(video_id) is State.CLEARED for video_id in videos), "all to be cleared", 180
+    )
+    for video_id in videos:
+        installation.assert_published_once(video_id)
+    assert not installation.runs(DagsterRunStatus.FAILURE)
