@@ -4,10 +4,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: help setup up demo test lint format bench lock clean
+.PHONY: help setup up demo demo-production test lint format bench lock clean
 
 help:  ## what there is
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
 
 setup: $(STAMP)  ## .venv with the locked dependencies and hls-pipeline in it
 
@@ -31,6 +31,10 @@ up: setup  ## the local stack in the foreground; Ctrl-C stops all of it
 
 demo: setup  ## the sample package on its way from the inbox to its final JSON
 	@$(BIN)/hls-pipeline demo examples/sample
+
+demo-production: setup  ## the same with PostgreSQL, RabbitMQ, two IPFS nodes, two workers, five packages at once
+	@tests/install-packages.sh postgresql rabbitmq-server
+	@$(BIN)/hls-pipeline demo --production examples/sample
 
 test: setup  ## all tests, and what they need
 	@tests/install-packages.sh

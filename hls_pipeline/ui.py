@@ -2,13 +2,17 @@
 
 Dagster's web app has no authentication, answers any Host and executes mutations that any page sends by GET or as a
 plain-text POST. The guard lets through only what a page of the app itself would send: our own Host, our own Origin,
-and changes as JSON, which no other page can send without asking first (WHATWG Fetch, section 4.10). Authentication
-belongs to a proxy in front; name its host with `allowed_hosts`.
+and changes as JSON, which no other page can send without asking first (WHATWG Fetch, section 4.10). Who may come in
+at all is asked by `Door`, or by a proxy in front.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hmac
 from collections.abc import Iterable
+from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
@@ -20,8 +24,9 @@ from dagster_webserver.app import create_app_from_workspace_process_context
 from dagster_webserver.version import __version__
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from hls_pipeline.errors import UsageError
 from hls_pipeline.queue.instance import code_servers, open_instance, wait_for
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -30,17 +35,34 @@ CODE_SERVER_SECONDS = 60.0
 _STATEMENT_MILLISECONDS, _POOL_RECYCLE_SECONDS, _POOL_OVERFLOW = 15_000, 3600, 20  # as dagster-webserver has them
 _CLOSING_SECONDS = 2  # for open requests and subscriptions when asked to stop
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
+_HEALTH = "/server_info"
+_COOKIE = "hls_pipeline_ui"
 
 
-def run(workspace: Path, host: str, port: int, allowed_hosts: Iterable[str] = ()) -> None:
+def run(
+    workspace: Path,
+    host: str,
+    port: int,
+    allowed_hosts: Iterable[str] = (),
+    key: str | None = None,
+    *,
+    behind_proxy: bool = False,
+) -> None:
     """Serve until a signal ends it. Raises Outage when the code server does not answer, UsageError without an
-    instance."""
+    instance, or when others than this machine could come in unasked."""
+    allowed_hosts = tuple(allowed_hosts)
+    if not (key or behind_proxy) and (allowed_hosts or host not in LOOPBACK):
+        raise UsageError(
+            "whoever reaches the Dagster UI can change everything: set HLS_UI_KEY, which it then asks for, "
+            "or say --behind-proxy if a proxy in front asks who comes"
+        )
     with open_instance() as instance:
         instance.optimize_for_webserver(_STATEMENT_MILLISECONDS, _POOL_RECYCLE_SECONDS, _POOL_OVERFLOW)
         wait_for(code_servers(workspace), CODE_SERVER_SECONDS)
         target = workspace_opts_to_load_target(WorkspaceOpts(workspace=[str(workspace)]))
         with WorkspaceProcessContext(instance, workspace_load_target=target, version=__version__) as context:
-            app = Guard(create_app_from_workspace_process_context(context), allowed_hosts)
+            app: ASGIApp = create_app_from_workspace_process_context(context)
+            app = Guard(Door(app, key) if key else app, allowed_hosts)
             uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=_CLOSING_SECONDS)
 
 
@@ -75,6 +97,64 @@ class Guard:
         if _is_graphql(scope["path"]) and _asks_by_address(scope["query_string"]):
             return 405, "GraphQL is sent by POST"
         return None
+
+
+class Door:
+    """ASGI middleware that lets in who has the key: as a bearer token, or as the password of a browser's own dialogue
+    (RFC 7617), which then gets a cookie for the sockets that browsers open without a password. The health check is
+    open."""
+
+    def __init__(self, app: ASGIApp, key: str) -> None:
+        self._app = app
+        self._key = key.encode()
+        self._ticket = hmac.digest(self._key, b"a browser that knows the key", "sha256").hex()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan" or (scope["type"] == "http" and scope["path"] == _HEALTH):
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        if self._has_ticket(headers.get("cookie", "")):
+            await self._app(scope, receive, send)
+        elif self._is_key(_secret(headers.get("authorization", ""))):
+            await self._app(scope, receive, self._handing_out_ticket(send))
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            asking = {"WWW-Authenticate": 'Basic realm="Dagster: any name, the key as password", charset="UTF-8"'}
+            await PlainTextResponse("the key of HLS_UI_KEY is needed\n", 401, asking)(scope, receive, send)
+
+    def _is_key(self, secret: bytes) -> bool:
+        return hmac.compare_digest(secret, self._key)
+
+    def _has_ticket(self, cookies: str) -> bool:
+        try:
+            found = SimpleCookie(cookies).get(_COOKIE)
+        except CookieError:
+            return False
+        return found is not None and hmac.compare_digest(found.value.encode(), self._ticket.encode())
+
+    def _handing_out_ticket(self, send: Send) -> Send:
+        async def with_ticket(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                cookie = f"{_COOKIE}={self._ticket}; Path=/; HttpOnly; SameSite=Strict"
+                message = {**message, "headers": [*message["headers"], (b"set-cookie", cookie.encode())]}
+            await send(message)
+
+        return with_ticket
+
+
+def _secret(authorization: str) -> bytes:
+    """The token or the password; empty when there is none."""
+    scheme, _, value = authorization.partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip().encode("latin-1")  # as headers are read
+    if scheme.lower() != "basic":
+        return b""
+    try:
+        return base64.b64decode(value, validate=True).partition(b":")[2]
+    except binascii.Error:
+        return b""
 
 
 def _host_name(host: str) -> str | None:

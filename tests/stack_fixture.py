@@ -17,11 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from hls_pipeline.local import processes
 from hls_pipeline.local.data_folder import DataFolder, running
 
-READY_SECONDS = 60
-STOP_SECONDS = 10
+READY_SECONDS = 90
+STOP_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -43,16 +45,24 @@ class RunningStack:
         """`after`: only what it said behind so many characters counts."""
         wait_until(lambda: text in self.said()[after:], seconds, lambda: f"{text!r} in:\n{self.said()}")
 
+    def part(self, name: str) -> psutil.Process:
+        """The running part that writes to the log of that name."""
+        log = str(self.data / "logs" / f"{name}.log")
+        for child in psutil.Process(self.process.pid).children():
+            if Path(f"/proc/{child.pid}/fd/1").readlink() == Path(log):
+                return child
+        raise AssertionError(f"{name} is not running")
+
     def processes(self) -> list[int]:
         return processes.belonging_to(DataFolder(self.data).identity().stack_id)
 
 
-def start(data: Path, environment: Mapping[str, str] | None = None) -> RunningStack:
+def start(data: Path, environment: Mapping[str, str] | None = None, *options: str) -> RunningStack:
     """`hls-pipeline up` without waiting for it."""
     output = data.with_name(data.name + ".out")
     with output.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "hls_pipeline.cli", "up", "--data", str(data)],
+            [sys.executable, "-m", "hls_pipeline.cli", "up", "--data", str(data), *options],
             env={**os.environ, **(environment or {})},
             cwd=data.parent,
             stdout=file,
@@ -81,8 +91,8 @@ def stop(stack: RunningStack) -> float:
 
 
 @contextmanager
-def running_stack(data: Path, environment: Mapping[str, str] | None = None) -> Iterator[RunningStack]:
-    stack = start(data, environment)
+def running_stack(data: Path, environment: Mapping[str, str] | None = None, *options: str) -> Iterator[RunningStack]:
+    stack = start(data, environment, *options)
     try:
         wait_until_ready(stack)
         yield stack

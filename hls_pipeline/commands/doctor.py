@@ -20,6 +20,7 @@ from hls_pipeline.settings import Settings
 
 _FREE_BYTES = 1 << 30
 _GIB = 1 << 30
+_DAGSTER_SECONDS = 10.0
 _PROBE_KEY = "_doctor"  # never becomes an object: the upload that names it is given up
 _DAGSTER = """{
   workspaceOrError {__typename ... on Workspace {locationEntries {name locationOrLoadError {
@@ -75,11 +76,20 @@ def _checks(settings: Settings) -> Iterator[tuple[str, Callable[[], str], str]]:
     yield (
         "metadata store",
         partial(_database, settings.database_url),
-        ("is the database running? check HLS_DATABASE_URL; `hls-pipeline up` brings a local one up to date"),
+        ("is the database running? check HLS_DATABASE_URL; `hls-pipeline setup` brings it up to date"),
     )
+    if settings.broker_url:
+        yield (
+            "queue",
+            partial(_queue, settings),
+            "is the broker running? check HLS_BROKER_URL; start `hls-pipeline worker`",
+        )
     stack = running(settings.data)
-    if stack and stack["database"] == settings.database_url:
-        yield "Dagster", partial(_dagster, stack["dagster"]), f"the logs are in {settings.data / 'logs'}"
+    of_stack = stack is not None and stack["database"] == settings.database_url
+    if settings.dagster_url:
+        where = f"the logs are in {settings.data / 'logs'}" if of_stack else "check HLS_DAGSTER_URL and HLS_UI_KEY"
+        yield "Dagster", partial(_dagster, settings), f"are ui, code-server and daemon running? {where}"
+    if of_stack:
         yield "free disk", partial(_disk, settings.data), "free some space, or give the stack another --data"
 
 
@@ -134,7 +144,7 @@ def _database(database_url: str) -> str:
     from hls_pipeline import metadata_store
 
     metadata_store.connect(database_url).ping()
-    wanted = ScriptDirectory(str(Path(metadata_store.__file__).parent / "migrations")).get_heads()
+    wanted = ScriptDirectory(str(metadata_store.MIGRATIONS)).get_heads()
     with sa.create_engine(database_url).connect() as connection:
         found = MigrationContext.configure(connection).get_current_heads()
     if set(found) != set(wanted):
@@ -142,10 +152,21 @@ def _database(database_url: str) -> str:
     return f"answers, schema {', '.join(found)}"
 
 
-def _dagster(url: str) -> str:
+def _queue(settings: Settings) -> str:
+    """Also whether anybody takes runs out of it."""
+    from hls_pipeline.queue import broker
+
+    found = [queue for queue in broker.connect(settings).states() if queue.name in broker.QUEUES]
+    if deserted := [queue.name for queue in found if queue.consumers == 0]:
+        raise Outage(f"the broker answers, but no worker takes runs from {', '.join(deserted)}")
+    return "; ".join(f"{queue.name}: {queue.ready} waiting" for queue in found)
+
+
+def _dagster(settings: Settings) -> str:
     from hls_pipeline.local.probes import graphql
 
-    answer = graphql(url, _DAGSTER)
+    url, key = settings.dagster_url or "", settings.ui_key
+    answer = graphql(url, _DAGSTER, key.get_secret_value() if key else "", _DAGSTER_SECONDS)
     if answer is None:
         raise Outage(f"its web app does not answer at {url}")
     for location in answer["workspaceOrError"].get("locationEntries", []):

@@ -8,6 +8,7 @@ exactly while every part answers.
 from __future__ import annotations
 
 import fcntl
+import hmac
 import json
 import os
 import secrets
@@ -37,6 +38,10 @@ class Identity:
     s3_access_key: str
     s3_secret_key: str
     s3_internal_key: str
+
+    def password(self, service: str) -> str:
+        """One for each further service, the same at every start."""
+        return hmac.new(self.s3_internal_key.encode(), service.encode(), "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -128,7 +133,11 @@ def settings_of(settings: Settings) -> Settings:
             "s3_inbox": stack["buckets"]["inbox"],
             "s3_media": stack["buckets"]["media"],
             "ipfs_rpc_urls": tuple(stack["ipfs_rpc"]),
-            "ipfs_gateway_urls": (stack["ipfs_gateway"],),
+            "ipfs_gateway_urls": tuple(stack["ipfs_gateways"]),
+            "ipfs_quorum": stack["ipfs_quorum"],
+            "broker_url": stack["broker"] and SecretStr(stack["broker"]),
+            "dagster_url": stack["dagster"],
+            "ui_key": None,
         }
     )
 

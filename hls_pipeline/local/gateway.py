@@ -18,7 +18,7 @@ from hls_pipeline.local.data_folder import DataFolder
 def run(port: int) -> None:
     settings = config.load()
     key = access.ensure_local_key(metadata_store.connect(settings.database_url), DataFolder(settings.data).api_key_file)
-    local = {"page_key": SecretStr(key), "public_read": True, "webhook_private": True}
+    local = {"page_key": SecretStr(key), "public_read": True, "webhook_private": True, "closing_seconds": 3}
     server.run(settings.model_copy(update=local), "127.0.0.1", port)
 
 

@@ -40,6 +40,8 @@ def prepare(repo: Path, rpc: str = "127.0.0.1:0", gateway: str = "127.0.0.1:0") 
     config["Provide"] = {"Enabled": False}
     config["AutoConf"] = {"Enabled": False}
     config["Gateway"] |= {"NoFetch": True}
+    # With its cache Kubo does not write a block over that is damaged on disk (boxo blockstore, `Put` asks the cache).
+    config["Datastore"]["BlockKeyCacheSize"] = 0
     _sync_flatfs(config["Datastore"]["Spec"])
     waiting = path.with_suffix(".new")
     waiting.write_text(json.dumps(config, indent=2))

@@ -1,4 +1,4 @@
-"""Questions that tell whether a part is ready. Each asks once, gives up within a second and answers yes or no.
+"""Questions that tell whether a part is ready. Each asks once and answers yes or no, by default within a second.
 
 A probe asks what the part's users will ask, not only whether its port is open.
 """
@@ -37,7 +37,8 @@ def webserver_answers(url: str) -> bool:
     return _ask(f"{url}/server_info", None) is not None
 
 
-def gateway_is_well(url: str) -> bool:
+def is_healthy(url: str) -> bool:
+    """Of a gateway or a worker."""
     return _ask(f"{url}/healthz", None) is not None
 
 
@@ -51,19 +52,21 @@ def daemons_beat(url: str, since: float) -> bool:
     return bool(beats) and min(beats) >= since
 
 
-def graphql(url: str, query: str) -> dict[str, Any] | None:
-    """What Dagster's web app answers; None when it does not."""
-    answer = _ask(f"{url}/graphql", json.dumps({"query": query}).encode())
+def graphql(url: str, query: str, key: str = "", seconds: float = _TIMEOUT) -> dict[str, Any] | None:
+    """What Dagster's web app answers within `seconds`; None when it does not. `key` where it asks for one."""
+    body, bearer = json.dumps({"query": query}).encode(), f"Bearer {key}" if key else ""
+    answer = _ask(f"{url}/graphql", body, bearer, seconds)
     data: dict[str, Any] | None = json.loads(answer)["data"] if answer else None
     return data
 
 
-def _ask(url: str, body: bytes | None) -> bytes | None:
-    request = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"})  # noqa: S310
+def _ask(url: str, body: bytes | None, authorization: str = "", seconds: float = _TIMEOUT) -> bytes | None:
+    headers = {"Content-Type": "application/json"} | ({"Authorization": authorization} if authorization else {})
+    request = urllib.request.Request(url, data=body, headers=headers)  # noqa: S310
     # An address on loopback, whatever proxy the environment names.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(request, timeout=_TIMEOUT) as answer:
+        with opener.open(request, timeout=seconds) as answer:
             return bytes(answer.read())
     except (OSError, urllib.error.URLError):
         return None

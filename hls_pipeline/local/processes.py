@@ -34,7 +34,7 @@ def start(command: tuple[str, ...], environment: Mapping[str, str], folder: Path
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_die_with_parent(),  # we start from the main thread only
+            preexec_fn=_dying_with(os.getpid()),  # we start from the main thread only
         )
 
 
@@ -97,15 +97,21 @@ def _carries(pid: int, entry: bytes) -> bool:
         return False
 
 
-def _die_with_parent() -> Callable[[], None] | None:
+def die_with_parent() -> None:
+    """Has the kernel end this process when the one that started it ends."""
+    tell_kernel = _dying_with(os.getppid())
+    if tell_kernel is not None:
+        tell_kernel()
+
+
+def _dying_with(parent: int) -> Callable[[], None] | None:
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None, use_errno=True).prctl  # loaded here: between fork and exec little is safe
-    parent = os.getpid()
 
-    def die_with_parent() -> None:
+    def tell_kernel() -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it died before we asked
             os.kill(os.getpid(), signal.SIGKILL)
 
-    return die_with_parent
+    return tell_kernel

@@ -22,8 +22,10 @@ from hls_pipeline.local import processes
 
 START_SECONDS = 60.0
 """A part that has not answered by then has failed to start."""
-STOP_SECONDS = 6.0
+STOP_SECONDS = 5.0
 """Between asking a part to end and ending it."""
+ALL_STOP_SECONDS = 7.0
+"""After that long nothing is waited for any more."""
 
 _TICK = 0.05  # seconds between two looks
 _FIRST_DELAY = 0.25  # seconds before a restart; doubles each time
@@ -50,6 +52,8 @@ class Part:
     """Parts whose restart restarts this one too."""
     once: bool = False
     """A task: done when it ends well."""
+    stop: signal.Signals = signal.SIGTERM
+    """What asks it to end; its first process gets it and tells its children."""
     address: str = ""
     """What a person may want to open."""
 
@@ -180,16 +184,28 @@ class Supervisor:
     # ---- stopping ---------------------------------------------------------------------------------------------
 
     def _stop(self) -> None:
-        living = [state.process for state in self._states.values() if state.process is not None]
-        for process in living:
-            processes.signal_group(process, signal.SIGTERM)
-        deadline = time.monotonic() + STOP_SECONDS
-        while living and time.monotonic() < deadline and self._interrupts < 2:
-            living = [process for process in living if not processes.has_ended(process)]
+        """What others need ends after them, so that work is put down while its services still answer."""
+        asked: dict[str, float] = {}
+        began = time.monotonic()
+        while living := [state for state in self._states.values() if _is_running(state)]:
+            needed = {name for state in living for name in self._all_needs(state.part)}
+            at_once = self._interrupts > 1 or time.monotonic() - began > ALL_STOP_SECONDS
+            for state in living:
+                self._end(state, asked, needed, at_once=at_once)
             time.sleep(_TICK)
-        for process in living:
-            processes.signal_group(process, signal.SIGKILL)
-            process.wait()
+
+    def _end(self, state: _State, asked: dict[str, float], needed: set[str], *, at_once: bool) -> None:
+        assert state.process is not None
+        name, now = state.part.name, time.monotonic()
+        if at_once or now - asked.get(name, now) > STOP_SECONDS:
+            processes.signal_group(state.process, signal.SIGKILL)
+        elif name not in asked and name not in needed:
+            asked[name] = now
+            state.process.send_signal(state.part.stop)
+
+    def _all_needs(self, part: Part) -> set[str]:
+        """Also those of tasks that are done."""
+        return {*part.needs, *(name for need in part.needs for name in self._all_needs(self._states[need].part))}
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -206,6 +222,10 @@ class Supervisor:
         finally:
             for number, handler in zip(numbers, before, strict=True):
                 signal.signal(number, handler)
+
+
+def _is_running(state: _State) -> bool:
+    return state.process is not None and not processes.has_ended(state.process)
 
 
 def _how(code: int) -> str:

@@ -12,7 +12,7 @@ from dagster._core.workspace.load import location_origins_from_yaml_paths
 from hls_pipeline.local import dagster_home
 
 PROJECT = Path(__file__).parents[2]
-ONLY_PRODUCTION = {"storage"}
+ONLY_PRODUCTION = {"storage", "run_launcher"}
 
 
 def test_the_production_instance_is_valid() -> None:

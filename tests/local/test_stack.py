@@ -34,15 +34,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
         yield started
 
 
-def part(stack: RunningStack, name: str) -> psutil.Process:
-    """The running part that writes to the log of that name."""
-    log = str(stack.data / "logs" / f"{name}.log")
-    for child in psutil.Process(stack.process.pid).children():
-        if Path(f"/proc/{child.pid}/fd/1").readlink() == Path(log):
-            return child
-    raise AssertionError(f"{name} is not running")
-
-
 def everything_answers(stack: RunningStack) -> bool:
     addresses = stack.addresses
     return (
@@ -142,12 +133,12 @@ def hls_pipeline(*arguments: str, environment: dict[str, str] | None = None) -> 
 
 @pytest.mark.parametrize("name", ["s3", "ipfs", "code-server", "dagster", "daemon"])
 def test_a_part_that_is_killed_is_restarted_with_a_message(stack: RunningStack, name: str) -> None:
-    killed, moment, before = part(stack, name), time.time(), len(stack.said())
+    killed, moment, before = stack.part(name), time.time(), len(stack.said())
     killed.kill()
     stack.wait_until_said(f"was ended by SIGKILL; starting it again (its log: {stack.data}/logs/{name}.log)")
     stack.wait_until_said(" is back after ", after=before)
     wait_until(lambda: everything_answers(stack), 30, lambda: f"all parts:\n{stack.said()}")
-    assert part(stack, name).pid != killed.pid
+    assert stack.part(name).pid != killed.pid
     if name in ("code-server", "daemon"):
         beats = functools.partial(probes.daemons_beat, stack.addresses["dagster"], moment)
         wait_until(beats, 30, lambda: f"the daemon's first beat:\n{stack.said()}")

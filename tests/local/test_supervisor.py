@@ -113,7 +113,7 @@ def test_a_part_that_keeps_dying_is_restarted_more_and_more_slowly(tmp_path: Pat
     )
     supervise([ending], tmp_path, listener)
     pauses = [later - sooner for sooner, later in itertools.pairwise(times)]
-    assert pauses[0] < pauses[1] < pauses[2]
+    assert all(pause >= 0.25 * 2**n for n, pause in enumerate(pauses))
 
 
 def test_a_part_that_cannot_start_ends_everything_and_shows_the_end_of_its_log(tmp_path: Path) -> None:
@@ -139,6 +139,19 @@ def test_a_part_that_ignores_sigterm_and_its_children_are_ended_all_the_same(
         "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n" + SERVE,
     )
     supervise([stubborn], tmp_path, Listener(lambda heard: "stubborn ready" in heard))
+
+
+def test_a_part_ends_only_after_those_that_need_it_have_put_their_work_down(tmp_path: Path) -> None:
+    last_words = (
+        "def end(*_):\n    time.sleep({seconds})\n"
+        f"    with open({str(tmp_path / 'ended')!r}, 'a') as file: print('{{name}}', file=file)\n    sys.exit()\n"
+        "signal.signal(signal.SIGTERM, end)\n" + SERVE
+    )
+    base = python("base", tmp_path, last_words.format(seconds=0, name="base"))
+    task = python("task", tmp_path, "ready()", once=True, needs=("base",))
+    user = python("user", tmp_path, last_words.format(seconds=0.5, name="user"), needs=("task",))
+    supervise([base, task, user], tmp_path, Listener(lambda heard: "user ready" in heard))
+    assert (tmp_path / "ended").read_text() == "user\nbase\n"
 
 
 def test_the_children_of_a_part_that_died_do_not_outlive_it(tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             str(workspace),
             "--allow-host",
             "ui.test",
+            "--behind-proxy",
         ),
     )
     dagster_home.make_tables(folder / "dagster")
