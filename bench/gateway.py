@@ -43,12 +43,9 @@ def main() -> None:
     chosen = parser.parse_args()
     with gateway() as (url, key, process, settings):
         accept("5 MB in 6 files", url, key, files(6, 5 * MB), chosen.rounds)
-        package = files(60, 100 * MB)
-        median = accept("100 MB in 60 files", url, key, package, chosen.rounds)
-        bare = s5cmd(settings, package)
-        print(f"s5cmd cp of the same files: {bare:.2f} s; sending and accepting costs {median / bare:.2f} of it")
+        beside_s5cmd(url, key, settings, chosen.rounds)
         four(url, key, chosen.rounds)
-        reads(url)
+        reads(url, process)
         large(url, key, process, chosen.large_mb)
 
 
@@ -134,11 +131,25 @@ def send(url: str, key: str, package: dict[str, bytes]) -> tuple[float, float]:
     return now - began, now - sent
 
 
-def accept(what: str, url: str, key: str, package: dict[str, bytes], rounds: int) -> float:
-    took = [send(url, key, package) for _ in range(rounds)]
+def accept(what: str, url: str, key: str, package: dict[str, bytes], rounds: int) -> None:
+    tell(what, [send(url, key, package) for _ in range(rounds)])
+
+
+def tell(what: str, took: list[tuple[float, float]]) -> float:
     whole, last = (statistics.median(column) for column in zip(*took, strict=True))
-    print(f"{what}: {whole:.2f} s from first byte to 202, {last:.2f} s from last byte (median of {rounds})")
+    print(f"{what}: {whole:.2f} s from first byte to 202, {last:.2f} s from last byte (median of {len(took)})")
     return whole
+
+
+def beside_s5cmd(url: str, key: str, settings: Settings, rounds: int) -> None:
+    """One after the other, round by round: whatever else the machine does, it does to both."""
+    package = files(60, 100 * MB)
+    took, bare = [], []
+    for _ in range(rounds):
+        took.append(send(url, key, package))
+        bare.append(s5cmd(settings, package))
+    whole, usual = tell("100 MB in 60 files", took), statistics.median(bare)
+    print(f"s5cmd cp of the same files: {usual:.2f} s; sending and accepting costs {whole / usual:.2f} of it")
 
 
 def four(url: str, key: str, rounds: int) -> None:
@@ -166,20 +177,27 @@ def s5cmd(settings: Settings, package: dict[str, bytes]) -> float:
         command = [program, "--endpoint-url", settings.s3_endpoint or "", "cp", f"{folder}/", "s3://media/_bench/"]
         began = time.perf_counter()
         subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
-        return time.perf_counter() - began
+        return float(time.perf_counter() - began)
 
 
-def reads(url: str, seconds: float = 3) -> None:
+def reads(url: str, process: psutil.Process, seconds: float = 3) -> None:
     video_id = json.loads(ask(url, "GET", "/v1/videos?limit=1")[1])["videos"][0]["video_id"]
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=10)
-    count, until = 0, time.perf_counter() + seconds
+    count, until, used = 0, time.perf_counter() + seconds, cpu(process)
     while time.perf_counter() < until:
         connection.request("GET", f"/v1/videos/{video_id}")
         answer = connection.getresponse()
         answer.read()
         assert answer.status == 200
         count += 1
-    print(f"status reads over one connection: {count / seconds:.0f}/s")
+    used = cpu(process) - used
+    print(f"reads of a document over one connection: {count / seconds:.0f}/s, {count / used:.0f}/s of processor time")
+
+
+def cpu(process: psutil.Process) -> float:
+    """Seconds of processor time that it has used so far."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 def large(url: str, key: str, process: psutil.Process, size_mb: int) -> None:

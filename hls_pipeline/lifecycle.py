@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hls_pipeline import keys
 from hls_pipeline.object_store import ObjectStore
 from hls_pipeline.settings import Settings
 
@@ -51,6 +52,7 @@ def media_rules(settings: Settings) -> Sequence[_Rule]:
     return (
         _rule("unfinished-uploads", "", AbortIncompleteMultipartUpload={"DaysAfterInitiation": 7}),
         _rule("forgotten-packages", "_uploads/", Expiration={"Days": settings.inbox_keep_days}),
+        _rule("old-inventories", keys.INVENTORIES, Expiration={"Days": 90}),
         {
             "ID": f"{OURS}cleared",
             "Status": "Enabled",

@@ -40,10 +40,11 @@ def test_rules_are_set_once_and_then_left_alone(own_buckets: World) -> None:
 
 
 def test_no_rule_lets_what_a_revision_needs_expire(own_buckets: World) -> None:
-    """In the media bucket, objects expire by tag or under the folder of unfinished uploads alone."""
+    """In the media bucket, objects expire by tag or under the folders of unfinished uploads and of inventories."""
     expiring = [rule for rule in lifecycle.media_rules(own_buckets.settings) if "Days" in rule.get("Expiration", {})]
     assert [rule["Filter"] for rule in expiring] == [
         {"Prefix": "_uploads/"},
+        {"Prefix": "_inventory/"},
         {"Tag": {"Key": "hls", "Value": "cleared"}},
     ]
 
@@ -67,4 +68,13 @@ def test_setup_says_what_it_did_and_can_be_repeated(own_buckets: World, as_envir
     assert first.stdout.count("lifecycle rules set") == 2
     again = CliRunner().invoke(app, ["setup"], catch_exceptions=False)
     assert again.stdout.count("are as they should be") == 2
-    assert json.loads(CliRunner().invoke(app, ["setup", "--json"], catch_exceptions=False).stdout) == {"changed": []}
+    said = CliRunner().invoke(app, ["setup", "--json"], catch_exceptions=False).stdout
+    assert json.loads(said) == {"made": [], "changed": [], "dagster": False}
+
+
+def test_setup_makes_a_bucket_that_is_missing(own_buckets: World, as_environment: Any) -> None:
+    missing = own_buckets.settings.model_copy(update={"s3_inbox": "not-there-yet"})
+    as_environment(missing)
+    said = CliRunner().invoke(app, ["setup", "--json"], catch_exceptions=False).stdout
+    assert json.loads(said)["made"] == ["not-there-yet"]
+    assert list(own_buckets.objects.listing("not-there-yet")) == []

@@ -21,7 +21,7 @@ from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
 
 from hls_pipeline import clock
-from hls_pipeline.errors import NotFound, UsageError
+from hls_pipeline.errors import UsageError
 from hls_pipeline.gateway.problems import Refused
 from hls_pipeline.gateway.records import ApiKey, Records
 from hls_pipeline.metadata_store import MetadataStore
@@ -174,13 +174,13 @@ def _need(caller: Caller, scope: Scope) -> None:
     raise Refused(403, "scope_missing", f"this key lacks scope {scope}")
 
 
-def reader(request: Request, caller: CallerDep) -> Caller:
+async def reader(request: Request, caller: CallerDep) -> Caller:
     if not request.app.state.services.settings.public_read:
         _need(caller, Scope.READ)
     return caller
 
 
-def writer(caller: CallerDep) -> Caller:
+async def writer(caller: CallerDep) -> Caller:
     _need(caller, Scope.WRITE)
     return caller
 
@@ -199,10 +199,7 @@ def require_owner(records: Records, caller: Caller, video_id: str, now: datetime
 
 def require_owned(records: Records, caller: Caller, video_id: str) -> None:
     """Like `require_owner` for a video that must exist. Raises NotFound."""
-    found = records.owner(video_id)
-    if found is None:
-        raise NotFound(f"video {video_id}: not known here")
-    if found.owner != caller.key_id and not caller.may(Scope.ADMIN):
+    if records.owner(video_id) != caller.key_id and not caller.may(Scope.ADMIN):
         raise Refused(403, "foreign_video", f"video {video_id} belongs to another key")
 
 

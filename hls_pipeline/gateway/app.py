@@ -16,6 +16,7 @@ from hls_pipeline.gateway import (
     events,
     health,
     intake,
+    openapi,
     pages,
     play,
     presigned,
@@ -47,18 +48,10 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     )
     app.state.services = services
     problems.install(app)
-    for router in (
-        health.router,
-        intake.router,
-        presigned.router,
-        play.router,
-        events.router,
-        videos.router,
-        withdrawing.router,
-        webhooks.router,
-        sessions.router,
-    ):
-        app.include_router(router)
+    parts = (health, intake, presigned, play, events, videos, withdrawing, webhooks, sessions)
+    for part in parts:
+        app.include_router(part.router)
+    openapi.install(app, [part.router for part in parts], public_read=settings.public_read)
     pages.install(app)
     app.add_middleware(
         CORSMiddleware,

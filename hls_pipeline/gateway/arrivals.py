@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from fastapi.responses import Response
 
 from hls_pipeline import clock, steps, work
+from hls_pipeline.documents import FinalDocument
 from hls_pipeline.errors import DropChanged, LeaseLost, PipelineError
+from hls_pipeline.gateway import logs, shapes
+from hls_pipeline.gateway.openapi import Responses, example
 from hls_pipeline.gateway.problems import Refused
 from hls_pipeline.gateway.services import Services
-from hls_pipeline.metadata_store import Version
 from hls_pipeline.uploads import Drop, DropObject, State, Upload
 
 log = logging.getLogger(__name__)
@@ -26,9 +28,30 @@ log = logging.getLogger(__name__)
 ALL = "_uploads/"
 """What the prefixes of all packages start with; no video id does."""
 
+_HEADERS = {
+    "Location": {"description": "the video", "schema": {"type": "string"}},
+    "Upload-Id": {"description": "the arrival", "schema": {"type": "string"}},
+}
+ACCEPTED: Responses = {
+    200: {
+        "description": "nothing new: the current document",
+        "model": FinalDocument,
+        "headers": _HEADERS,
+        **example(shapes.FINAL),
+    },
+    202: {
+        "description": "the temporary document, or what is on record of it so far",
+        "headers": _HEADERS,
+        **example(shapes.TEMPORARY),
+    },
+}
+"""How the two ways to send a package describe their answers."""
+
 _BUSY_SECONDS = 20.0
 """How long an answer waits while another run holds the video."""
 _PAUSE_SECONDS = 0.2
+_QUEUE_SECONDS = 30
+"""When somebody who met a full queue may look again."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +59,7 @@ class Arrival:
     """What became of a package until the answer."""
 
     upload: Upload
-    document: Version | None
+    document: str | None
 
 
 def prefix(arrival_id: str) -> str:
@@ -44,11 +67,20 @@ def prefix(arrival_id: str) -> str:
     return f"{ALL}{arrival_id}/"
 
 
+def check_queue(services: Services) -> None:
+    """Raises Refused (429) while the pipeline has enough to do."""
+    waiting = services.records.in_work()
+    if waiting >= services.settings.queue_length:
+        headers = {"Retry-After": str(_QUEUE_SECONDS)}
+        raise Refused(429, "queue_full", f"{waiting:,} packages are waiting or in work; send this one later", headers)
+
+
 def take_in(services: Services, video_id: str, arrival_id: str, objects: tuple[DropObject, ...]) -> Arrival:
     """The package is an upload, and as far on its way as it gets within an answer's time."""
     bucket = services.settings.s3_media
     drop = Drop(video_id, bucket, prefix(arrival_id), objects, clock.now())
     upload = services.store.receive(drop, clock.now())
+    logs.about(video_id=video_id, run_id=upload.upload_id)
     return known(services, _walk(services, upload))
 
 
@@ -67,7 +99,7 @@ def response(arrival: Arrival) -> Response:
             422, "package_refused", f"the package breaks {count} rule(s); the report names each", report=upload.report
         )
     about = {"video_id": upload.video_id, "upload_id": upload.upload_id, "status": str(upload.state)}
-    text = arrival.document.document if arrival.document else json.dumps(about)
+    text = arrival.document or json.dumps(about)
     headers = {"Location": f"/v1/videos/{upload.video_id}", "Upload-Id": upload.upload_id}
     status = 200 if upload.state is State.UNCHANGED else 202
     return Response(text, status, headers, media_type="application/json")
@@ -101,8 +133,8 @@ def _steps(services: Services, upload: Upload) -> Upload:
     return upload
 
 
-def _document(services: Services, upload: Upload) -> Version | None:
+def _document(services: Services, upload: Upload) -> str | None:
     if upload.state is State.UNCHANGED:
-        return services.store.current(upload.video_id)
-    own = [v for v in services.store.versions(upload.video_id) if v.revision == upload.revision]
-    return own[0] if own and upload.revision else None
+        current = services.store.current(upload.video_id)
+        return current.document if current else None
+    return services.records.first_document(upload)

@@ -31,8 +31,14 @@ class GatewaySettings(Settings):
     upload_seconds: float = Field(6 * 3600, gt=0, description="longest time one upload may take")
     head_seconds: float = Field(10, gt=0, description="a client whose request head is not there by then is cut off")
     body_silence_seconds: float = Field(30, gt=0, description="a client that sends nothing for so long is cut off")
+    closing_seconds: float = Field(
+        30, gt=0, description="what requests under way get to finish once the gateway is told to stop"
+    )
     uploads_per_key: int = Field(8, ge=1, description="uploads one key may send at once")
     uploads_at_once: int = Field(32, ge=1, description="uploads all keys together may send at once")
+    queue_length: int = Field(
+        1000, ge=1, description="no more packages are taken while so many wait for the pipeline or are in work"
+    )
     requests_per_minute: int = Field(6000, ge=1, description="requests of one key (or one address without key)")
     bytes_per_hour: int = Field(1 << 40, ge=1, description="bytes one key may upload within an hour")
 

@@ -101,4 +101,4 @@ class Observer:
         if change.state is State.PUBLISHED:
             promised = progress.estimated(store.upload(change.upload_id), store)
             if promised:
-                metrics.estimate_off.observe((change.time - promised).total_seconds())
+                metrics.note_estimate((change.time - promised).total_seconds())

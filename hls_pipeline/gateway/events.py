@@ -12,10 +12,13 @@ from fastapi.responses import StreamingResponse
 
 from hls_pipeline.gateway import progress
 from hls_pipeline.gateway.access import Reader
+from hls_pipeline.gateway.openapi import refusals
 from hls_pipeline.gateway.services import Services, ServicesDep
 from hls_pipeline.gateway.videos import VideoId, check_id, latest
 
 router = APIRouter(prefix="/v1/videos", tags=["videos"])
+
+_EXAMPLE = 'event: status\ndata: {"video_id":"video_123","state":"staged","percent":47}\n\n'
 
 
 @router.get(
@@ -23,7 +26,10 @@ router = APIRouter(prefix="/v1/videos", tags=["videos"])
     summary="Progress as server-sent events",
     description="An event `status` with the content of `/status`, at once and then whenever something changes.",
     response_class=StreamingResponse,
-    responses={200: {"content": {"text/event-stream": {}}}},
+    responses={
+        200: {"content": {"text/event-stream": {"schema": {"type": "string"}, "example": _EXAMPLE}}},
+        **refusals(404),
+    },
 )
 async def events(video_id: VideoId, services: ServicesDep, _: Reader) -> StreamingResponse:
     check_id(video_id)
@@ -36,7 +42,7 @@ async def _stream(services: Services, video_id: str) -> AsyncIterator[str]:
     async with services.followers.following(video_id, partial(_look, services, video_id)) as channel:
         yield "retry: 2000\n\n"
         seen = ""
-        while True:
+        while not channel.ended:
             text = await channel.next(seen)
             yield ": still here\n\n" if text == seen else f"event: status\ndata: {text}\n\n"
             seen = text

@@ -25,22 +25,30 @@ class Channel:
     followers: int = 0
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
     looking: asyncio.Task[None] | None = None
+    ended: bool = False
 
     async def next(self, seen: str) -> str:
-        """The text once it is another than `seen`; `seen` itself when nothing happens for a while."""
+        """The text once it is another than `seen`; `seen` itself when nothing happens for a while, or at the end."""
         async with self.changed:
             try:
                 async with asyncio.timeout(_BEAT_SECONDS):
-                    await self.changed.wait_for(lambda: self.text not in ("", seen))
+                    await self.changed.wait_for(lambda: self.ended or self.text not in ("", seen))
             except TimeoutError:
                 return seen
-            return self.text
+            return self.text or seen
 
 
 class Followers:
     def __init__(self) -> None:
         self._channels: dict[str, Channel] = {}
         self._count = 0
+
+    async def end(self) -> None:
+        """Sends everybody away: the gateway stops, and who follows comes back to another one."""
+        for channel in self._channels.values():
+            async with channel.changed:
+                channel.ended = True
+                channel.changed.notify_all()
 
     @asynccontextmanager
     async def following(self, name: str, look: Callable[[], str]) -> AsyncIterator[Channel]:

@@ -10,14 +10,18 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from fastapi import Request
+from pydantic import BaseModel, ValidationError
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
 from hls_pipeline.gateway.config import GatewaySettings
 from hls_pipeline.gateway.problems import Refused
+
+_Model = TypeVar("_Model", bound=BaseModel)
 
 _FORM_OVERHEAD = 8 << 20
 """Bytes that headers and boundaries may add to the files of one body."""
@@ -87,6 +91,17 @@ async def small_body(request: Request, settings: GatewaySettings, most: int) -> 
         if len(data) > most:
             raise Refused(413, "too_large", f"at most {most:,} bytes are taken here")
     return bytes(data)
+
+
+async def json_body(request: Request, settings: GatewaySettings, model: type[_Model], most: int) -> _Model:
+    """Raises Refused: 400 for what does not fit the model, 413 when it is longer than `most` bytes."""
+    data = await small_body(request, settings, most)
+    try:
+        return model.model_validate_json(data)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in fault["loc"])
+        raise Refused(400, "bad_request", f"{place or 'body'}: {fault['msg']}") from error
 
 
 class Form:

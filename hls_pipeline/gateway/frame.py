@@ -3,16 +3,15 @@ answers. A pure ASGI layer, so that streams pass through untouched."""
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import secrets
 import time
-from typing import Any
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from hls_pipeline.gateway import logs, problems
 from hls_pipeline.gateway.metrics import Metrics
 
 log = logging.getLogger("hls_pipeline.gateway.requests")
@@ -53,10 +52,16 @@ class Frame:
                 )
             await send(message)
 
-        try:
-            await self._app(scope, receive, send_framed)
-        finally:
-            _log(scope, request_id, status, time.perf_counter() - began)
+        with logs.belonging(request_id=request_id):
+            try:
+                await self._app(scope, receive, send_framed)
+            except Exception:
+                log.exception("unforeseen")
+                if status:
+                    raise  # the answer has begun: all that is left is to break it off
+                await problems.unforeseen(request_id)(scope, receive, send_framed)
+            finally:
+                _log(scope, status, time.perf_counter() - began)
 
 
 def _route(scope: Scope) -> str:
@@ -64,14 +69,9 @@ def _route(scope: Scope) -> str:
     return str(getattr(scope.get("route"), "path", "none"))
 
 
-def _log(scope: Scope, request_id: str, status: int, seconds: float) -> None:
+def _log(scope: Scope, status: int, seconds: float) -> None:
     """Neither query nor headers: they may hold keys and signatures."""
-    line: dict[str, Any] = {
-        "request_id": request_id,
-        "method": scope["method"],
-        "route": _route(scope),
-        "video_id": str(scope.get("path_params", {}).get("video_id", ""))[:64] or None,
-        "status": status,
-        "seconds": round(seconds, 4),
-    }
-    log.info(json.dumps({name: value for name, value in line.items() if value is not None}))
+    if video_id := str(scope.get("path_params", {}).get("video_id", ""))[:64]:
+        logs.about(video_id=video_id)
+    facts = {"method": scope["method"], "route": _route(scope), "status": status, "seconds": round(seconds, 4)}
+    log.info("request", extra={"facts": facts})

@@ -7,17 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from fastapi import APIRouter
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from hls_pipeline.errors import PipelineError
+from hls_pipeline.gateway import shapes
 from hls_pipeline.gateway.access import Reader
 from hls_pipeline.gateway.services import Services, ServicesDep
 
 router = APIRouter(tags=["health"])
 
 
-@router.get("/healthz", summary="The process answers")
+@router.get("/healthz", summary="The process answers", response_model=shapes.Health)
 async def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
@@ -25,7 +26,8 @@ async def healthz() -> dict[str, str]:
 @router.get(
     "/readyz",
     summary="Every service behind it answers",
-    responses={503: {"description": "the services that do not answer say so"}},
+    response_model=shapes.Ready,
+    responses={503: {"description": "the services that do not answer say so", "model": shapes.Ready}},
 )
 def readyz(services: ServicesDep) -> JSONResponse:
     checks = _checks(services)
@@ -36,7 +38,12 @@ def readyz(services: ServicesDep) -> JSONResponse:
     return JSONResponse(content, 200 if ready else 503, headers={"Cache-Control": "no-store"})
 
 
-@router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+@router.get(
+    "/metrics",
+    summary="Prometheus metrics",
+    response_class=PlainTextResponse,
+    responses={200: {"content": {"text/plain": {"example": "hls_gateway_uploads 2.0\n"}}}},
+)
 def metrics(services: ServicesDep, _: Reader) -> Response:
     services.metrics.uploading.set(services.limits.uploads)
     return Response(generate_latest(services.metrics.registry), media_type=CONTENT_TYPE_LATEST)

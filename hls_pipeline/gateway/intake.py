@@ -23,9 +23,10 @@ from fastapi.responses import Response
 
 from hls_pipeline import clock, keys
 from hls_pipeline.errors import Outage, PackageRefused, UsageError
-from hls_pipeline.gateway import arrivals, forms, idempotency
+from hls_pipeline.gateway import arrivals, forms, idempotency, shapes
 from hls_pipeline.gateway.access import Caller, Writer, require_owner
 from hls_pipeline.gateway.forms import Form, Part, PartEnd
+from hls_pipeline.gateway.openapi import refusals
 from hls_pipeline.gateway.problems import Refused
 from hls_pipeline.gateway.s3 import PART
 from hls_pipeline.gateway.services import Services, ServicesDep
@@ -52,7 +53,7 @@ _FORM: dict[str, Any] = {
                     "type": "object",
                     "properties": {
                         "metadata": {"type": "string", "description": "metadata.json, instead of the package's own"},
-                        "video_id": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"},
+                        "video_id": {"type": "string", "pattern": shapes.VIDEO_ID},
                         "package": {"type": "string", "format": "binary", "description": "a zip, tar or tar.gz"},
                         "files": {
                             "type": "array",
@@ -60,7 +61,8 @@ _FORM: dict[str, Any] = {
                             "description": "the files one by one; the file name is the path in the package",
                         },
                     },
-                }
+                },
+                "example": {"video_id": "video_123", "metadata": '{"title": "Aurora"}', "package": "my_video.zip"},
             }
         },
     }
@@ -73,15 +75,9 @@ _FORM: dict[str, Any] = {
     summary="Send a package in one request",
     description="Either `package` (an archive) or `files`, each with its relative path as file name. The answer is the "
     "temporary document; 200 with the current document when the package changes nothing.",
-    responses={
-        200: {"description": "nothing new: the current document"},
-        202: {"description": "the temporary document"},
-        413: {"description": "too large"},
-        422: {"description": "the package breaks rules; `report` names each"},
-        429: {"description": "too many uploads, requests or bytes"},
-    },
+    response_model=shapes.Accepted,
+    responses=arrivals.ACCEPTED | refusals(400, 408, 409, 413, 415, 422),
     openapi_extra=_FORM,
-    response_class=Response,
 )
 async def post_video(
     request: Request,
@@ -96,6 +92,7 @@ async def post_video(
         await run_in_threadpool(check_video, services, caller, video_id)
 
     async def receive() -> Response:
+        await run_in_threadpool(arrivals.check_queue, services)
         with services.limits.uploading(caller.limit_key):
             return await _receive(request, services, caller, boundary, video_id)
 

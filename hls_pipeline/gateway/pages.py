@@ -34,6 +34,8 @@ router = APIRouter(include_in_schema=False)
 
 _HERE = Path(__file__).parent
 _PER_PAGE = 60
+_ENDED = frozenset({State.REJECTED, State.SUPERSEDED, State.UNCHANGED, State.WITHDRAWN})
+"""How far such an arrival had come says nothing any more."""
 
 TEMPLATES = Environment(
     loader=FileSystemLoader(_HERE / "templates"),
@@ -89,6 +91,7 @@ def video(video_id: str, request: Request, services: ServicesDep, caller: Caller
         return _page(request, services, visitor, "missing.html", status=404, video_id=video_id[:80])
     found = services.store.versions(video_id)
     current = services.store.current(video_id)
+    about = progress.about(upload, services.store, full=True)
     document = json.loads(current.document) if current else None
     return _page(
         request,
@@ -96,14 +99,17 @@ def video(video_id: str, request: Request, services: ServicesDep, caller: Caller
         visitor,
         "video.html",
         upload=upload,
-        about=progress.about(upload, services.store, full=True),
+        about=about,
         document=document,
         version=current.n if current else 0,
         title=_title(upload, document),
         timeline=list(_timeline(found)),
         places=_places(services, upload),
         links=list(_links(request, services, video_id, document)),
-        facts=_facts(upload),
+        facts=_facts(upload, about),
+        nothing=document is None or "video_assets" not in document,
+        ended=_ENDED,
+        usually_off=services.metrics.usually_off(),
     )
 
 
@@ -169,13 +175,15 @@ def _title(upload: Upload, document: Mapping[str, Any] | None) -> str:
     return found if isinstance(found, str) and found.strip() else upload.video_id
 
 
-def _facts(upload: Upload) -> list[tuple[str, str]]:
+def _facts(upload: Upload, about: Mapping[str, Any]) -> list[tuple[str, str]]:
     facts = upload.facts or {}
     shown = [("Revision", f"r{upload.revision}" if upload.revision else "none yet")]
     if isinstance(facts.get("duration"), int | float):
         shown.append(("Duration", duration(facts["duration"])))
     shown.append(("Size", size(upload.size if upload.size is not None else upload.drop.bytes)))
     shown.append(("Files", f"{len(upload.drop.objects):,}"))
+    if (off := about["estimate_off_seconds"]) is not None:
+        shown.append(("Against the estimate", f"{abs(off):.1f} s {'later' if off > 0 else 'earlier'}"))
     return shown
 
 
@@ -212,8 +220,8 @@ def _differences(before: Any, after: Any, name: str = "") -> Iterator[dict[str, 
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, list):
-        return f"{len(value)} entries"
+    if isinstance(value, list) and value:
+        return f"{len(value)} entries, first {_short(value[0])}"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 120 else f"{text[:117]}…"
 
@@ -236,6 +244,7 @@ def _places(services: Services, upload: Upload) -> dict[str, Any]:
         "nodes": [{"peer": peer, **proof} for peer, proof in sorted(proofs.items())],
         "root": upload.root if proofs else None,
         "wanted": services.settings.ipfs_quorum,
+        "let_go": upload.state is State.WITHDRAWN,
     }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain
+from typing import Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Request
@@ -19,10 +20,12 @@ from hls_pipeline import keys
 from hls_pipeline.errors import NotFound, ObjectChanged, ObjectMissing, Outage, ServiceError
 from hls_pipeline.gateway import ranges
 from hls_pipeline.gateway.access import Reader
+from hls_pipeline.gateway.openapi import Responses, refusals
 from hls_pipeline.gateway.problems import Refused, problem, request_id
 from hls_pipeline.gateway.records import Playable
 from hls_pipeline.gateway.services import Services, ServicesDep
 from hls_pipeline.gateway.videos import VideoId, names_etag
+from hls_pipeline.hls.content_types import CONTENT_TYPES, PLAYLIST_TYPE
 from hls_pipeline.hls.paths import path_fault
 from hls_pipeline.hls.policy import Limits
 from hls_pipeline.hls.rewriting import relative
@@ -37,6 +40,17 @@ _REVALIDATED = "public, no-cache"
 """The next revision may put other bytes under the same name; asking costs a 304."""
 _PLAYLIST = "public, max-age=2"
 
+_MEDIA: dict[str, Any] = {kind: {} for kind in sorted(set(CONTENT_TYPES.values()))}
+_ANSWERS: Responses = {
+    200: {
+        "description": "the whole file",
+        "content": {**_MEDIA, PLAYLIST_TYPE: {"example": "#EXTM3U\n#EXT-X-TARGETDURATION:6\n#EXTINF:6,\nseg_000.ts\n"}},
+    },
+    206: {"description": "the range asked for", "content": {**_MEDIA, "text/vtt": {"example": "WEBVTT\n"}}},
+    304: {"description": "it is still what `If-None-Match` names"},
+    307: {"description": "with HLS_PLAY=redirect: media is at a presigned S3 address, or at an IPFS gateway"},
+}
+
 Origin = Callable[[int, int], Iterator[bytes]]
 """Gives bytes from start to before end."""
 
@@ -47,7 +61,7 @@ Origin = Callable[[int, int], Iterator[bytes]]
     summary="A playlist or media file of the current revision",
     description="Range, If-Range and If-None-Match are understood. The ETag is the file's content id. With `?cid=` and "
     "the content id the answer may be kept for ever.",
-    responses={206: {}, 304: {}, 307: {"description": "redirect mode"}, 410: {"description": "withdrawn"}, 416: {}},
+    responses=_ANSWERS | refusals(404, 410, 416),
     response_class=Response,
 )
 def play(

@@ -15,12 +15,12 @@ import anyio
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hls_pipeline import clock, keys
 from hls_pipeline.errors import NotFound, PackageRefused, UsageError
-from hls_pipeline.gateway import arrivals, forms
+from hls_pipeline.gateway import arrivals, forms, shapes
 from hls_pipeline.gateway.access import Caller, Scope, Writer, require_owner
+from hls_pipeline.gateway.openapi import json_body, refusals
 from hls_pipeline.gateway.problems import Refused
 from hls_pipeline.gateway.records import Presigned, PresignedFile
 from hls_pipeline.gateway.services import Services, ServicesDep
@@ -39,52 +39,28 @@ _PART = 64 << 20
 _COMPLETION = timedelta(minutes=10)
 
 
-class FileToSend(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    path: str = Field(max_length=1024, examples=["v/seg_000.ts"])
-    size: int = Field(ge=0, description="bytes")
-
-
-class UploadRequest(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    files: list[FileToSend] = Field(min_length=1)
-    video_id: str | None = None
-    metadata: dict[str, Any] | None = Field(None, description="metadata.json; leave it out of `files` then")
-
-
-_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": UploadRequest.model_json_schema()}},
-    }
-}
-
-
 @router.post(
     "",
     status_code=201,
     summary="Say what will be sent, get an address for each file",
     description="Put each file to its `urls`: one, or one for each part of `part_size` bytes. The `Content-Length` is "
     "signed. Then complete.",
-    responses={413: {"description": "too large"}, 422: {"description": "names or sizes break rules"}},
-    openapi_extra=_BODY,
-    response_class=JSONResponse,
+    response_model=shapes.PresignedUpload,
+    responses=refusals(400, 408, 409, 413, 422, _409="two different video ids are given"),
+    openapi_extra=json_body(shapes.UploadRequest),
 )
 async def begin(request: Request, services: ServicesDep, caller: Writer) -> Response:
-    data = await forms.small_body(request, services.settings, _REQUEST_BYTES)
-    try:
-        wanted = UploadRequest.model_validate_json(data)
-    except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in fault["loc"])
-        raise Refused(400, "bad_request", f"{place or 'body'}: {fault['msg']}") from error
+    wanted = await forms.json_body(request, services.settings, shapes.UploadRequest, _REQUEST_BYTES)
     made = await run_in_threadpool(_begin, services, caller, wanted)
     return JSONResponse(made, 201, {"Location": f"/v1/uploads/{made['id']}"})
 
 
-@router.get("/{upload_id}", summary="What is still missing, with new addresses for it")
+@router.get(
+    "/{upload_id}",
+    summary="What is still missing, with new addresses for it",
+    response_model=shapes.PresignedUpload,
+    responses=refusals(404),
+)
 def look(upload_id: str, services: ServicesDep, caller: Writer) -> dict[str, Any]:
     return _about(services, _own(services, caller, upload_id))
 
@@ -93,13 +69,8 @@ def look(upload_id: str, services: ServicesDep, caller: Writer) -> dict[str, Any
     "/{upload_id}/complete",
     status_code=202,
     summary="Everything is there",
-    responses={
-        200: {"description": "nothing new: the current document"},
-        202: {"description": "the temporary document"},
-        409: {"description": "files are missing; `missing` names them"},
-        422: {"description": "the package breaks rules; `report` names each"},
-    },
-    response_class=Response,
+    response_model=shapes.Accepted,
+    responses=arrivals.ACCEPTED | refusals(404, 409, 422, _409="files are missing: `missing` names them"),
 )
 async def complete(upload_id: str, services: ServicesDep, caller: Writer) -> Response:
     presigned = await run_in_threadpool(_own, services, caller, upload_id)
@@ -107,7 +78,12 @@ async def complete(upload_id: str, services: ServicesDep, caller: Writer) -> Res
     return arrivals.response(taken)
 
 
-@router.delete("/{upload_id}", status_code=204, summary="Give it up; what was sent is removed")
+@router.delete(
+    "/{upload_id}",
+    status_code=204,
+    summary="Give it up; what was sent is removed",
+    responses=refusals(404, 409, _409="it is complete already"),
+)
 def give_up(upload_id: str, services: ServicesDep, caller: Writer) -> Response:
     presigned = _own(services, caller, upload_id)
     if presigned.completed_at:
@@ -125,7 +101,8 @@ def _own(services: Services, caller: Caller, upload_id: str) -> Presigned:
     return presigned
 
 
-def _begin(services: Services, caller: Caller, wanted: UploadRequest) -> dict[str, Any]:
+def _begin(services: Services, caller: Caller, wanted: shapes.UploadRequest) -> dict[str, Any]:
+    arrivals.check_queue(services)
     settings, now = services.settings, clock.now()
     sizes = {file.path: file.size for file in wanted.files}
     _check(services, caller, wanted, sizes)
@@ -147,7 +124,7 @@ def _begin(services: Services, caller: Caller, wanted: UploadRequest) -> dict[st
     return _about(services, presigned)
 
 
-def _check(services: Services, caller: Caller, wanted: UploadRequest, sizes: dict[str, int]) -> None:
+def _check(services: Services, caller: Caller, wanted: shapes.UploadRequest, sizes: dict[str, int]) -> None:
     settings = services.settings
     if sum(sizes.values()) > settings.upload_bytes:
         raise Refused(413, "too_large", f"at most {settings.upload_bytes:,} bytes are taken at once")
@@ -218,6 +195,7 @@ def _part_sizes(size: int) -> dict[int, int]:
 def _complete(services: Services, presigned: Presigned) -> arrivals.Arrival:
     if presigned.upload_id:
         return arrivals.known(services, services.store.upload(presigned.upload_id))
+    arrivals.check_queue(services)
     records = services.records
     if not records.begin_completion(presigned.id, clock.now(), _COMPLETION):
         raise Refused(409, "completing", "it is being completed already", {"Retry-After": "2"})

@@ -67,7 +67,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(PipelineError, _ours)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _of_framework)
-    app.add_exception_handler(Exception, _unforeseen)
 
 
 def answer(error: PipelineError, request_id: str = "") -> JSONResponse:
@@ -138,6 +137,6 @@ async def _of_framework(request: Request, error: Exception) -> JSONResponse:
     return problem(error.status_code, code, detail, request_id(request), error.headers)
 
 
-async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
-    log.error("unforeseen", exc_info=error)
-    return problem(500, "error", _HIDDEN[500], request_id(request))
+def unforeseen(request_id: str) -> JSONResponse:
+    """For what no other answer fits: a mistake of ours."""
+    return problem(500, "error", _HIDDEN[500], request_id)

@@ -12,8 +12,11 @@ from datetime import datetime
 from typing import Any
 
 from hls_pipeline import clock
+from hls_pipeline.gateway.records import Records
 from hls_pipeline.metadata_store import MetadataStore
 from hls_pipeline.uploads import IN_WORK, State, Upload
+
+History = tuple[tuple[State, datetime, str | None], ...]
 
 
 @dataclass(frozen=True)
@@ -79,11 +82,12 @@ def about(upload: Upload, store: MetadataStore, *, full: bool = False) -> dict[s
         "percent": percent(upload, since, expected, now),
         "estimated_completion": clock.seconds_text(expected) if expected else None,
         "eta_seconds": None if left is None else round(left, 1),
+        "estimate_off_seconds": _off(expected, history),
         "retry_at": clock.text(upload.not_before) if upload.not_before and upload.state in IN_WORK else None,
         "troubled": bool(upload.error) and upload.state in (IN_WORK | {State.FAILED}),
         "steps": [
-            {"name": step.name, "title": step.title, "at": _when(step, history), "done": _state(upload) in step.reached}
-            for step in STEPS
+            {"name": step.name, "title": step.title, "at": at, "done": at is not None}
+            for step, at in ((step, _when(step, history)) for step in STEPS)
         ],
         "report": upload.report,
     }
@@ -96,14 +100,16 @@ def title(upload: Upload) -> str | None:
 
 def estimated(upload: Upload, store: MetadataStore) -> datetime | None:
     """What the temporary document promised."""
-    if upload.revision is None:
-        return None
-    for version in store.versions(upload.video_id):
-        if version.revision == upload.revision:
-            text = json.loads(version.document).get("estimated_completion")
-            return clock.parse(text) if text else None
-    return None
+    document = Records(store).first_document(upload)
+    text = json.loads(document).get("estimated_completion") if document else None
+    return clock.parse(text) if text else None
 
 
-def _when(step: Step, history: tuple[tuple[State, datetime, str | None], ...]) -> str | None:
+def _off(promised: datetime | None, history: History) -> float | None:
+    """Seconds from the promised to the real completion."""
+    done = next((time for state, time, _ in history if state is State.PUBLISHED), None)
+    return round((done - promised).total_seconds(), 1) if done and promised else None
+
+
+def _when(step: Step, history: History) -> str | None:
     return next((clock.text(time) for state, time, _ in history if state == step.name), None)

@@ -17,10 +17,6 @@ class Span:
     size: int
 
     @property
-    def length(self) -> int:
-        return self.end - self.start
-
-    @property
     def content_range(self) -> str:
         return f"bytes {self.start}-{self.end - 1}/{self.size}"
 

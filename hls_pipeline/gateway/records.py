@@ -1,6 +1,6 @@
 """What the gateway keeps in the metadata store beside the videos: keys, idempotency, open presigned uploads.
 
-Each method is one transaction, as in `metadata_store.py`. Webhooks have `webhook_records.py`.
+Each method is one transaction, as in `metadata_store/`. Webhooks have `webhook_records.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from hls_pipeline import keys, tables
 from hls_pipeline.errors import NotFound
 from hls_pipeline.metadata_store import InventoryFile, MetadataStore
-from hls_pipeline.uploads import IN_WORK, State
+from hls_pipeline.uploads import IN_WORK, State, Upload
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,6 @@ class ApiKey:
 
     def valid(self, now: datetime) -> bool:
         return self.revoked_at is None and (self.expires_at is None or self.expires_at > now)
-
-
-@dataclass(frozen=True)
-class Owner:
-    video_id: str
-    owner: str | None
 
 
 @dataclass(frozen=True)
@@ -162,10 +156,13 @@ class Records:
                 db.execute(sa.update(table).filter_by(video_id=video_id).values(owner=key_id))
             return str(row.owner) if row and row.owner else key_id
 
-    def owner(self, video_id: str) -> Owner | None:
+    def owner(self, video_id: str) -> str | None:
+        """The key that the video belongs to; None where it came by the inbox. Raises NotFound."""
         with self._store.reading() as db:
-            row = db.execute(sa.select(tables.video).filter_by(video_id=video_id)).first()
-        return Owner(row.video_id, row.owner) if row else None
+            row = db.execute(sa.select(tables.video.c.owner).filter_by(video_id=video_id)).first()
+        if row is None:
+            raise NotFound(f"video {video_id}: not known here")
+        return str(row.owner) if row.owner else None
 
     def playable(self, video_id: str, path: str, bucket: str) -> Playable:
         """Where the current revision has `path`. Raises NotFound."""
@@ -211,6 +208,21 @@ class Records:
         """The number of the document readers get."""
         with self._store.reading() as db:
             return db.execute(sa.select(tables.video.c.current_version).filter_by(video_id=video_id)).scalar()
+
+    def first_document(self, upload: Upload) -> str | None:
+        """The temporary document of its revision, as it was answered; None before there is one."""
+        table = tables.version
+        query = sa.select(table.c.document).filter_by(video_id=upload.video_id, revision=upload.revision)
+        with self._store.reading() as db:
+            return db.execute(query.order_by(table.c.n).limit(1)).scalar() if upload.revision else None
+
+    def in_work(self) -> int:
+        """Uploads that wait for the pipeline or are being worked on; not those that wait for their creator."""
+        upload = tables.upload
+        for_files = upload.c.report.is_not(None) & upload.c.revision.is_(None)
+        query = sa.select(sa.func.count()).select_from(upload).where(upload.c.state.in_(IN_WORK), ~for_files)
+        with self._store.reading() as db:
+            return db.execute(query).scalar() or 0
 
     # ---- presigned uploads ------------------------------------------------------------------------------------
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
-import logging
+import math
+import socket
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from hls_pipeline.gateway import logs
 from hls_pipeline.gateway.app import create_app
 from hls_pipeline.gateway.config import GatewaySettings
 
 _HEAD_BYTES = 64 * 1024
 _CONNECTIONS = 2000
 _KEEP_ALIVE_SECONDS = 30
-_CLOSING_SECONDS = 3
 _M_ARENA_MAX, _M_MMAP_THRESHOLD = -8, -3  # malloc.h
 
 
@@ -63,6 +65,15 @@ class _Protocol(HttpToolsProtocol):
             self._late = None
 
 
+class _Server(uvicorn.Server):
+    """Requests under way finish when it stops; streams of events, which never do, are ended."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        app: FastAPI = self.config.app  # type: ignore[assignment]
+        await app.state.services.followers.end()
+        await super().shutdown(sockets)
+
+
 def server(settings: GatewaySettings, host: str, port: int, **more: Any) -> uvicorn.Server:
     """`X-Forwarded-…` headers are not believed: whoever stands in front logs the clients."""
 
@@ -74,24 +85,23 @@ def server(settings: GatewaySettings, host: str, port: int, **more: Any) -> uvic
         host=host,
         port=port,
         http=Protocol,
+        log_config=None,
         log_level="warning",
         access_log=False,
         server_header=False,
         proxy_headers=False,
         limit_concurrency=_CONNECTIONS,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=_CLOSING_SECONDS,
+        timeout_graceful_shutdown=math.ceil(settings.closing_seconds),
         **more,
     )
-    return uvicorn.Server(config)
+    return _Server(config)
 
 
 def run(settings: GatewaySettings, host: str, port: int) -> None:
     """Serve until a signal ends it."""
     _keep_memory_together()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for name in ("botocore", "boto3", "s3transfer", "urllib3"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logs.to_stderr()
     server(settings, host, port).run()
 
 

@@ -68,7 +68,7 @@ def connect(settings: GatewaySettings) -> Services:
     )
 
 
-def _services(request: Request) -> Services:
+async def _services(request: Request) -> Services:  # async, as every small dependency: others cost a thread each
     services: Services = request.app.state.services
     return services
 

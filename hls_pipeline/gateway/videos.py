@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -13,8 +12,9 @@ from fastapi.responses import JSONResponse, Response
 
 from hls_pipeline import clock, keys
 from hls_pipeline.errors import NotFound
-from hls_pipeline.gateway import progress
+from hls_pipeline.gateway import progress, shapes
 from hls_pipeline.gateway.access import Reader
+from hls_pipeline.gateway.openapi import Responses, example, refusals
 from hls_pipeline.gateway.problems import Refused
 from hls_pipeline.gateway.records import Shown
 from hls_pipeline.gateway.services import Services, ServicesDep
@@ -26,9 +26,14 @@ router = APIRouter(prefix="/v1/videos", tags=["videos"])
 VideoId = Annotated[str, Path(description="the video's id", examples=["video_123"])]
 
 _NOT_CACHED = {"Cache-Control": "no-cache"}
+_ETAG = {"ETag": {"description": "for `If-None-Match`", "schema": {"type": "string"}}}
+_CONDITIONAL: Responses = {
+    200: {"headers": _ETAG},
+    304: {"description": "it is still what `If-None-Match` names", "headers": _ETAG},
+}
 
 
-@router.get("", summary="All videos, by id")
+@router.get("", summary="All videos, by id", response_model=shapes.VideoList, responses=refusals(400))
 def list_videos(
     services: ServicesDep,
     _: Reader,
@@ -49,7 +54,8 @@ def list_videos(
     summary="The metadata document, now or as of a time",
     description="While the video is on its way this is the temporary document, afterwards the final one. A video that "
     "never had a document has one made of its status alone. `status` says `failed` or `withdrawn` where that is so.",
-    responses={304: {"description": "it is still what `If-None-Match` names"}},
+    response_model=shapes.Document,
+    responses=_CONDITIONAL | {200: {"headers": _ETAG, **example(shapes.FINAL)}} | refusals(400, 404),
 )
 def video(
     video_id: VideoId,
@@ -60,17 +66,28 @@ def video(
 ) -> Response:
     check_id(video_id)
     if as_of is not None:
-        return _answer(request, _as_of(services.store.versions(video_id), as_of).document)
+        moment = as_of if as_of.tzinfo else as_of.replace(tzinfo=UTC)
+        return _answer(request, services.store.as_of(video_id, moment).document)
     return _answer(request, _document(video_id, services.records.shown(video_id)))
 
 
-@router.get("/{video_id}/versions", summary="Every document the video ever had, with who, when and why")
+@router.get(
+    "/{video_id}/versions",
+    summary="Every document the video ever had, with who, when and why",
+    response_model=shapes.Versions,
+    responses=refusals(404),
+)
 def versions(video_id: VideoId, services: ServicesDep, _: Reader) -> dict[str, Any]:
     check_id(video_id)
     return {"video_id": video_id, "versions": [version_json(item) for item in services.store.versions(video_id)]}
 
 
-@router.get("/{video_id}/versions/{n}", summary="One version")
+@router.get(
+    "/{video_id}/versions/{n}",
+    summary="One version",
+    response_model=shapes.VersionItem,
+    responses=refusals(400, 404),
+)
 def version(
     video_id: VideoId, n: Annotated[int, Path(ge=1, le=2**31 - 1)], services: ServicesDep, _: Reader
 ) -> dict[str, Any]:
@@ -81,13 +98,23 @@ def version(
     raise NotFound(f"video {video_id} has no version {n}")
 
 
-@router.get("/{video_id}/status", summary="How far the newest arrival has come")
+@router.get(
+    "/{video_id}/status",
+    summary="How far the newest arrival has come",
+    response_model=shapes.Status,
+    responses=_CONDITIONAL | refusals(404),
+)
 def status(video_id: VideoId, request: Request, services: ServicesDep, _: Reader) -> Response:
     check_id(video_id)
     return _answer(request, _text(progress.about(latest(services, video_id), services.store, full=True)))
 
 
-@router.get("/{video_id}/proof", summary="Which IPFS nodes proved to hold it, and what was removed from S3 on that")
+@router.get(
+    "/{video_id}/proof",
+    summary="Which IPFS nodes proved to hold it, and what was removed from S3 on that",
+    response_model=shapes.Proof,
+    responses=refusals(404),
+)
 def proof(video_id: VideoId, services: ServicesDep, _: Reader) -> dict[str, Any]:
     check_id(video_id)
     upload = services.store.current_upload(video_id) or latest(services, video_id)
@@ -136,17 +163,6 @@ def _document(video_id: str, shown: Shown) -> str:
     if ended and shown.upload_revision == shown.revision:  # the document was true when it was written
         return _text({**json.loads(shown.document), "status": str(shown.state)})
     return shown.document
-
-
-def _as_of(found: Sequence[Version], moment: datetime) -> Version:
-    """What readers got then: the last final document, or before the first of them the last temporary one."""
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    until = [item for item in found if item.time <= moment]
-    if not until:
-        raise NotFound("there was no document at that time")
-    final = [item for item in until if json.loads(item.document)["status"] == "ready"]
-    return (final or until)[-1]
 
 
 def _text(content: Any) -> str:

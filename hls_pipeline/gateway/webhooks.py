@@ -3,35 +3,26 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any, Literal
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hls_pipeline import clock, keys
 from hls_pipeline.errors import NotFound, UsageError
 from hls_pipeline.gateway import forms, outbound
+from hls_pipeline.gateway import webhook_shapes as shapes
 from hls_pipeline.gateway.access import Caller, Writer
+from hls_pipeline.gateway.openapi import json_body, refusals
 from hls_pipeline.gateway.problems import Refused
 from hls_pipeline.gateway.services import Services, ServicesDep
-from hls_pipeline.gateway.webhook_records import EVENTS, Webhook, WebhookRecords
+from hls_pipeline.gateway.webhook_records import Webhook, WebhookRecords
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
 
 _MOST_BYTES = 16 << 10
 _PER_KEY = 50
-
-Event = Literal["video.processing", "video.ready", "video.failed", "video.cleared", "video.withdrawn"]
-
-
-class WebhookRequest(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    url: str = Field(max_length=2000, examples=["https://example.com/hooks/video"])
-    events: list[Event] = Field(default_factory=lambda: sorted(set(EVENTS.values())), min_length=1)  # type: ignore[arg-type]
-    video_id: str | None = Field(None, description="only this video; all of the key otherwise")
 
 
 @router.post(
@@ -39,22 +30,12 @@ class WebhookRequest(BaseModel):
     status_code=201,
     summary="Be told of changes",
     description="The answer holds the `secret` that signs deliveries; it is shown this one time.",
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": WebhookRequest.model_json_schema()}},
-        }
-    },
-    response_class=JSONResponse,
+    response_model=shapes.WebhookMade,
+    responses=refusals(400, 408, 409, 413, _409="the key has too many webhooks"),
+    openapi_extra=json_body(shapes.WebhookRequest),
 )
 async def make(request: Request, services: ServicesDep, caller: Writer) -> Response:
-    data = await forms.small_body(request, services.settings, _MOST_BYTES)
-    try:
-        wanted = WebhookRequest.model_validate_json(data)
-    except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in fault["loc"])
-        raise Refused(400, "bad_request", f"{place or 'body'}: {fault['msg']}") from error
+    wanted = await forms.json_body(request, services.settings, shapes.WebhookRequest, _MOST_BYTES)
     try:
         outbound.check_url(wanted.url, private=services.settings.webhook_private)
     except UsageError as error:
@@ -65,7 +46,7 @@ async def make(request: Request, services: ServicesDep, caller: Writer) -> Respo
     return JSONResponse({**_about(hook), "secret": hook.secret}, 201)
 
 
-def _make(services: Services, caller: Caller, wanted: WebhookRequest) -> Webhook:
+def _make(services: Services, caller: Caller, wanted: shapes.WebhookRequest) -> Webhook:
     records = WebhookRecords(services.store)
     assert caller.key_id is not None
     if len(records.of_key(caller.key_id)) >= _PER_KEY:
@@ -84,18 +65,23 @@ def _make(services: Services, caller: Caller, wanted: WebhookRequest) -> Webhook
     return hook
 
 
-@router.get("", summary="The webhooks of this key")
+@router.get("", summary="The webhooks of this key", response_model=shapes.Webhooks)
 def list_webhooks(services: ServicesDep, caller: Writer) -> dict[str, Any]:
     return {"webhooks": [_about(hook) for hook in WebhookRecords(services.store).of_key(caller.key_id or "")]}
 
 
-@router.delete("/{webhook_id}", status_code=204, summary="Be told no more")
+@router.delete("/{webhook_id}", status_code=204, summary="Be told no more", responses=refusals(404))
 def remove(webhook_id: str, services: ServicesDep, caller: Writer) -> Response:
     WebhookRecords(services.store).remove(_own(services, caller, webhook_id).webhook_id)
     return Response(status_code=204)
 
 
-@router.get("/{webhook_id}/deliveries", summary="What was sent, newest first")
+@router.get(
+    "/{webhook_id}/deliveries",
+    summary="What was sent, newest first",
+    response_model=shapes.Deliveries,
+    responses=refusals(404),
+)
 def deliveries(webhook_id: str, services: ServicesDep, caller: Writer) -> dict[str, Any]:
     hook = _own(services, caller, webhook_id)
     found = WebhookRecords(services.store).deliveries(hook.webhook_id)
@@ -116,7 +102,13 @@ def deliveries(webhook_id: str, services: ServicesDep, caller: Writer) -> dict[s
     }
 
 
-@router.post("/{webhook_id}/deliveries/{delivery_id}/resend", status_code=202, summary="Send it again now")
+@router.post(
+    "/{webhook_id}/deliveries/{delivery_id}/resend",
+    status_code=202,
+    summary="Send it again now",
+    response_model=shapes.Resent,
+    responses=refusals(404),
+)
 def resend(webhook_id: str, delivery_id: str, services: ServicesDep, caller: Writer) -> dict[str, str]:
     hook = _own(services, caller, webhook_id)
     WebhookRecords(services.store).resend(hook.webhook_id, delivery_id[:32], clock.now())

@@ -8,7 +8,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 
 from hls_pipeline import withdrawal
+from hls_pipeline.gateway import shapes
 from hls_pipeline.gateway.access import Writer, require_owned
+from hls_pipeline.gateway.openapi import refusals
 from hls_pipeline.gateway.services import ServicesDep
 from hls_pipeline.gateway.videos import VideoId, check_id
 
@@ -20,6 +22,8 @@ router = APIRouter(prefix="/v1/videos", tags=["videos"])
     summary="Withdraw a video",
     description="Nobody is served it any more; its versions and receipts stay. The answer is the document readers get "
     "now and `left`, how many things the clean-up still has to do. Said again, it goes on with them.",
+    response_model=shapes.Withdrawn,
+    responses=refusals(400, 404, 409, _409="none of its packages was ever accepted"),
 )
 def withdraw(
     video_id: VideoId,

@@ -18,6 +18,9 @@ from hls_pipeline.gateway.access import Scope
 from hls_pipeline.gateway.config import GatewaySettings
 from hls_pipeline.gateway.records import Records
 from hls_pipeline.gateway.server import server
+from hls_pipeline.settings import Settings
+from tests import services
+from tests.local.ipfs_node_fixture import EmbeddedNode
 from tests.services import World, free_ports, wait_until
 
 
@@ -75,6 +78,19 @@ def serving(world: World, **changes: Any) -> Iterator[Gateway]:
 @pytest.fixture
 def gateway(world: World) -> Iterator[Gateway]:
     with serving(world) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def stern(s3: Settings, ipfs_node: EmbeddedNode, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """For tests in which everything is refused: one gateway for all of them, in which nothing ever stays."""
+    database = services.migrated_sqlite(tmp_path_factory.mktemp("stern") / "metadata.sqlite")
+    more = {
+        "database_url": f"sqlite:///{database}",
+        "ipfs_rpc_urls": (f"http://{ipfs_node.rpc}",),
+        "ipfs_gateway_urls": (f"http://{ipfs_node.gateway}",),
+    }
+    with serving(World.of(s3.model_copy(update=more))) as running:
         yield running
 
 

@@ -107,7 +107,7 @@ def test_two_video_ids_must_agree(gateway: Gateway) -> None:
 
 
 def test_large_files_go_up_in_parts(gateway: Gateway) -> None:
-    large = {**FILES, "v/s1.ts": ts("large", 20 * (1 << 20) // 188)}
+    large = {**FILES, "v/s1.ts": ts("large", 9 * (1 << 20) // 188)}
     answer = post(gateway, as_files(large), "?video_id=film")
     assert answer.status_code == 202
     assert gateway.play("film", "v/s1.ts").content == large["v/s1.ts"]
@@ -199,6 +199,27 @@ def test_one_key_sends_so_many_packages_at_once_and_others_go_on(gateway_with: C
         assert gateway.ask("POST", "/v1/videos", files=as_files(FILES), headers=other).status_code == 202
 
 
+def test_no_more_packages_are_taken_while_the_queue_is_full(gateway_with: Callable[..., Gateway]) -> None:
+    gateway = gateway_with(queue_length=1)
+    first = post(gateway, as_files(FILES), "?video_id=film", Idempotency_Key="first")
+    assert first.status_code == 202
+    announced = {"files": [{"path": "a.ts", "size": 1}]}
+    refused = [
+        post(gateway, as_files(package("other"))),
+        gateway.ask("POST", "/v1/uploads", json=announced, headers=gateway.bearer),
+    ]
+    for answer in refused:
+        assert (answer.status_code, answer.json()["code"]) == (429, "queue_full")
+        assert int(answer.headers["Retry-After"]) > 0
+    again = post(gateway, as_files(FILES), "?video_id=film", Idempotency_Key="first")
+    assert (again.status_code, again.json()) == (202, first.json()), "what was taken stays taken"
+    upload = gateway.world.store.latest_upload("film")
+    assert upload is not None
+    gateway.world.walk(upload)
+    assert post(gateway, as_files(package("other"))).status_code == 202
+    assert leftovers(gateway) == set()
+
+
 # ---- hostile input ------------------------------------------------------------------------------------------------
 
 
@@ -240,18 +261,25 @@ def link_in_tar() -> bytes:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_an_unsafe_package_is_refused_and_leaves_nothing(gateway: Gateway, parts: list[Any], code: str | None) -> None:
-    answer = post(gateway, parts, "?video_id=film")
+def test_an_unsafe_package_is_refused_and_leaves_nothing(stern: Gateway, parts: list[Any], code: str | None) -> None:
+    answer = post(stern, parts, "?video_id=film")
     assert answer.status_code in (400, 422), answer.text
     if code:
         assert [error["code"] for error in answer.json()["report"]["errors"]] == [code]
-    assert leftovers(gateway) == set()
-    assert gateway.get("/healthz").status_code == 200
+    assert leftovers(stern) == set()
+    assert stern.get("/healthz").status_code == 200
+
+
+def test_ten_thousand_tiny_files_in_an_archive_are_refused(stern: Gateway) -> None:
+    answer = post(stern, [("package", ("p.zip", zipped({f"{n}.ts": b"G" for n in range(10_000)})))])
+    assert answer.status_code == 422
+    assert answer.json()["report"]["errors"][0]["code"] == "PKG_TOO_MANY_FILES"
+    assert leftovers(stern) == set()
 
 
 def test_too_many_tiny_files_are_refused_while_they_come(gateway_with: Callable[..., Gateway]) -> None:
-    gateway = gateway_with(upload_files=300)
-    answer = post(gateway, as_files({f"{n}.ts": b"G" for n in range(10_000)}))
+    gateway = gateway_with(upload_files=100)
+    answer = post(gateway, as_files({f"{n}.ts": b"G" for n in range(1000)}))
     assert answer.status_code == 422
     assert answer.json()["report"]["errors"][0]["code"] == "PKG_TOO_MANY_FILES"
     assert leftovers(gateway) == set()
@@ -282,13 +310,14 @@ def test_a_body_without_length_ends_at_the_limit(gateway_with: Callable[..., Gat
 
 
 def test_a_client_that_goes_away_leaves_nothing(gateway: Gateway) -> None:
-    for sent in (100, 1 << 20, 20 << 20):
+    for sent in (100, 1 << 20, 9 << 20):
         with open_socket(gateway) as client:
             client.sendall(head(gateway, gateway.key, 1 << 30))
             client.sendall(
                 b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.ts"\r\n\r\n' + bytes(sent)
             )
-            wait_until(lambda sent=sent: sent < 20 << 20 or leftovers(gateway), "the first part")
+            if sent == 9 << 20:
+                wait_until(lambda: leftovers(gateway), "the first part")
         wait_until(lambda: not leftovers(gateway), "nothing to be left")
     assert gateway.world.store.videos() == ()
     assert post(gateway, as_files(FILES)).status_code == 202
@@ -337,15 +366,51 @@ def test_a_head_that_never_ends_is_cut_off_and_others_are_served(gateway_with: C
         ("multipart/form-data; boundary=" + "b" * 200, b"x", 415),
     ],
 )
-def test_a_body_that_is_no_form_gets_a_clear_4xx(gateway: Gateway, kind: str, content: bytes, status: int) -> None:
-    answer = gateway.ask("POST", "/v1/videos", data=content, headers={**gateway.bearer, "Content-Type": kind})
+def test_a_body_that_is_no_form_gets_a_clear_4xx(stern: Gateway, kind: str, content: bytes, status: int) -> None:
+    answer = stern.ask("POST", "/v1/videos", data=content, headers={**stern.bearer, "Content-Type": kind})
     assert answer.status_code == status, answer.text
     assert answer.json()["status"] == status
-    assert leftovers(gateway) == set()
+    assert leftovers(stern) == set()
 
 
-def test_metadata_that_is_too_large_is_refused_while_it_comes(gateway: Gateway) -> None:
-    answer = post(gateway, [("metadata", (None, "x" * 1_000_000)), *as_files(FILES)])
+@pytest.mark.parametrize(
+    ("length", "content"),
+    [
+        ("40", b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.ts"\r\n\r\nG\r\n--b--\r\n'),
+        ("-1", b"--b--\r\n"),
+        ("12x", b"--b--\r\n"),
+        ("9" * 40, b"--b--\r\n"),
+        ("7\r\nContent-Length: 8", b"--b--\r\n"),
+        ("7\r\nTransfer-Encoding: chunked", b"--b--\r\n"),
+    ],
+    ids=["too short", "negative", "no number", "beyond all", "two", "and chunked"],
+)
+def test_a_wrong_content_length_gets_a_clear_4xx(stern: Gateway, length: str, content: bytes) -> None:
+    with open_socket(stern) as client:
+        client.sendall(head(stern, stern.key, length) + content)
+        assert client.recv(4096).startswith(b"HTTP/1.1 4")
+    assert stern.get("/healthz").status_code == 200
+    assert leftovers(stern) == set()
+
+
+def test_a_mark_that_somebody_forged_for_a_gateway_upload_is_a_plain_mark(gateway: Gateway) -> None:
+    """Whoever can write to the inbox still cannot speak for the gateway: what the mark says is never read."""
+    post(gateway, as_files(FILES), "?video_id=film")
+    upload = gateway.world.store.latest_upload("film")
+    assert upload is not None
+    forged = json.dumps({"upload_id": upload.upload_id}).encode()
+    gateway.world.put("film", {"_READY": forged})
+    gateway.world.put("other", {"_READY": forged, **package("other")})
+    gateway.world.put("other", {"_READY": forged})
+    arrived, _ = gateway.world.receive()
+    assert [item.video_id for item in arrived] == ["other"]
+    assert arrived[0].upload_id != upload.upload_id
+    assert gateway.world.store.upload(upload.upload_id) == upload
+    assert gateway.world.walk(upload).state is State.PUBLISHED
+
+
+def test_metadata_that_is_too_large_is_refused_while_it_comes(stern: Gateway) -> None:
+    answer = post(stern, [("metadata", (None, "x" * 1_000_000)), *as_files(FILES)])
     assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
 
 
@@ -367,7 +432,7 @@ def test_an_upload_while_another_run_holds_the_video_waits_for_it(gateway: Gatew
 # ---- bare connections ---------------------------------------------------------------------------------------------
 
 
-def head(gateway: Gateway, key: str, length: int) -> bytes:
+def head(gateway: Gateway, key: str, length: int | str) -> bytes:
     return (
         f"POST /v1/videos HTTP/1.1\r\nHost: {urlsplit(gateway.url).netloc}\r\nAuthorization: Bearer {key}\r\n"
         f"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: {length}\r\n\r\n"

@@ -122,9 +122,8 @@ def test_what_is_named_by_content_may_be_kept_and_playlists_only_for_moments(sta
     assert staged.play("film", "v/index.m3u8").headers["Cache-Control"] == "public, max-age=2"
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
+def test_path_tricks_find_nothing(staged: Gateway) -> None:
+    tricks = (
         "../../../etc/passwd",
         "..%2f..%2fmaster.m3u8",
         "%2e%2e/%2e%2e/r1/original/master.m3u8",
@@ -137,14 +136,13 @@ def test_what_is_named_by_content_may_be_kept_and_playlists_only_for_moments(sta
         "s3/master.m3u8",
         "%ff%fe",
         "",
-    ],
-)
-def test_path_tricks_find_nothing(staged: Gateway, path: str) -> None:
-    prepared = requests.Request("GET", staged.url).prepare()
-    prepared.url = f"{staged.url}/v1/videos/film/play/{path}"  # as it is: requests would tidy it up
-    with requests.Session() as session:
-        answer = session.send(prepared, timeout=20)
-    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+    )
+    for path in tricks:
+        prepared = requests.Request("GET", staged.url).prepare()
+        prepared.url = f"{staged.url}/v1/videos/film/play/{path}"  # as it is: requests would tidy it up
+        with requests.Session() as session:
+            answer = session.send(prepared, timeout=20)
+        assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), path
 
 
 def test_a_new_revision_takes_over_when_it_is_published_and_not_before(on_ipfs: Gateway) -> None:

@@ -13,6 +13,7 @@ from hls_pipeline import clock
 from hls_pipeline.gateway import presigned, sweep
 from hls_pipeline.gateway.access import Scope
 from hls_pipeline.gateway.services import connect
+from hls_pipeline.uploads import State
 from tests.gateway.conftest import Gateway
 from tests.gateway.test_intake import leftovers
 from tests.services import Files, package, published, ts
@@ -120,10 +121,20 @@ def test_a_refused_package_answers_with_its_report_each_time(gateway: Gateway) -
         (b"[" * 100_000, 400),
     ],
 )
-def test_nonsense_is_refused(gateway: Gateway, body: bytes, status: int) -> None:
-    answer = gateway.ask("POST", "/v1/uploads", data=body, headers=gateway.bearer)
+def test_nonsense_is_refused(stern: Gateway, body: bytes, status: int) -> None:
+    answer = stern.ask("POST", "/v1/uploads", data=body, headers=stern.bearer)
     assert answer.status_code == status, answer.text
-    assert gateway.world.media() == set()
+    assert leftovers(stern) == set()
+
+
+def test_a_forged_upload_id_leads_nowhere(gateway: Gateway) -> None:
+    """Neither a guess, nor the id of an arrival, nor a way out of the path."""
+    arrival = gateway.world.drop("film", FILES).upload_id
+    for forged in (arrival, "0" * 32, "..%2f..%2ffilm", "%00", "_" * 3000):
+        for method, path in (("GET", ""), ("POST", "/complete"), ("DELETE", "")):
+            answer = gateway.ask(method, f"/v1/uploads/{forged}{path}", headers=gateway.bearer)
+            assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), forged
+    assert gateway.world.store.upload(arrival).state is State.RECEIVED
 
 
 def test_the_uploads_of_others_are_not_there(gateway: Gateway) -> None:

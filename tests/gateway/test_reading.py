@@ -56,8 +56,8 @@ def test_a_refusal_is_a_problem_document_with_a_stable_code(gateway: Gateway) ->
         ("/v1/videos/x?as_of=yesterday", 400, "bad_request"),
     ],
 )
-def test_nonsense_gets_a_clear_4xx(gateway: Gateway, path: str, status: int, code: str) -> None:
-    answer = gateway.get(path)
+def test_nonsense_gets_a_clear_4xx(stern: Gateway, path: str, status: int, code: str) -> None:
+    answer = stern.get(path)
     assert (answer.status_code, answer.json()["code"]) == (status, code)
 
 
@@ -81,8 +81,8 @@ def test_reading_needs_a_key_unless_it_is_public(gateway_with: Callable[..., Gat
 
 
 @pytest.mark.parametrize("key", ["", "hls__", "hls_abc_def", "nonsense", "hls_" + "a" * 3000, "hls_%00_é"])
-def test_a_key_that_is_none_is_refused_even_where_reading_is_public(gateway: Gateway, key: str) -> None:
-    answer = gateway.ask("GET", "/v1/videos", headers={"Authorization": f"Bearer {key}".encode()})
+def test_a_key_that_is_none_is_refused_even_where_reading_is_public(stern: Gateway, key: str) -> None:
+    answer = stern.ask("GET", "/v1/videos", headers={"Authorization": f"Bearer {key}".encode()})
     assert (answer.status_code, answer.json()["code"]) == (401, "bad_key")
 
 

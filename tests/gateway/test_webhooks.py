@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import ipaddress
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -133,8 +134,8 @@ def test_a_redirect_is_not_followed(gateway_with: Callable[..., Gateway], receiv
         "",
     ],
 )
-def test_an_address_that_is_not_to_be_reached_is_refused(gateway: Gateway, url: str) -> None:
-    answer = gateway.ask("POST", "/v1/webhooks", json={"url": url}, headers=gateway.bearer)
+def test_an_address_that_is_not_to_be_reached_is_refused(stern: Gateway, url: str) -> None:
+    answer = stern.ask("POST", "/v1/webhooks", json={"url": url}, headers=stern.bearer)
     assert (answer.status_code, answer.json()["code"]) == (400, "bad_webhook")
 
 
@@ -144,6 +145,37 @@ def test_a_name_that_leads_to_our_own_network_is_refused_when_something_is_sent(
     with pytest.raises(UsageError):
         outbound.post(receiver.url.replace("127.0.0.1", host), b"{}", {}, private=False)
     assert receiver.got == []
+
+
+def test_a_name_that_changes_its_mind_after_the_check_gains_nothing(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """127.0.0.2 stands for a public address here. It is what the name says first; later it says 127.0.0.1."""
+    port = int(receiver.url.split(":")[2].partition("/")[0])
+    answers = iter(["127.0.0.2"])
+    looked_up: list[str] = []
+
+    def getaddrinfo(host: str, *_: object, **__: object) -> list[object]:
+        looked_up.append(host)
+        address = next(answers, "127.0.0.1") if host == "rebinding.example" else host
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(outbound, "is_public", lambda address: str(address) == "127.0.0.2")
+    with socket.create_server(("127.0.0.2", port)) as checked:
+        thread = threading.Thread(target=answer_once, args=(checked,))
+        thread.start()
+        assert outbound.post(f"http://rebinding.example:{port}/hook", b"{}", {}, private=False) == 204
+        thread.join()
+    assert looked_up.count("rebinding.example") == 1
+    assert receiver.got == []
+
+
+def answer_once(listener: socket.socket) -> None:
+    client, _ = listener.accept()
+    with client:
+        client.recv(4096)
+        client.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ function start(address, revision) {
   document.getElementById("newer").hidden = true;
   document.getElementById("waiting").hidden = true;
   document.getElementById("trouble").hidden = true;
+  document.getElementById("stage").classList.remove("nothing");
   player.hidden = false;
   hls?.destroy();
   hls = null;
@@ -75,13 +76,21 @@ document.addEventListener("click", async event => {
   setTimeout(() => { button.textContent = "Copy"; }, 1500);
 });
 
+const ENDED = ["rejected", "superseded", "unchanged", "withdrawn"]; // how far it came says nothing any more
+
+function left(seconds) {
+  if (seconds === null) return "";
+  return seconds ? `about ${Math.ceil(seconds)} s left` : "later than estimated";
+}
+
 let shown = null;
 const events = new EventSource(`/v1/videos/${encodeURIComponent(source().video)}/events`);
 events.addEventListener("status", async event => {
   const status = JSON.parse(event.data);
+  document.getElementById("progress").hidden = ENDED.includes(status.state);
   setBar(document.querySelector("#progress .bar"), status.percent);
   document.getElementById("percent").textContent = `${status.percent} %`;
-  document.getElementById("eta").textContent = status.eta_seconds ? `about ${Math.ceil(status.eta_seconds)} s left` : "";
+  document.getElementById("eta").textContent = left(status.eta_seconds);
   const now = `${status.upload_id} ${status.state} ${status.version} ${status.attempts}`;
   if (now === shown) return;
   if (shown) announce(`${status.title ?? status.video_id}: ${status.state}`);

@@ -1,0 +1,80 @@
+"""What the gateway logs: one line for each request that can be told from all others, and nobody's secret."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from hls_pipeline.gateway import logs
+from tests.gateway.conftest import Gateway
+from tests.gateway.test_intake import as_files, post
+from tests.gateway.test_presigned import begin, complete, put_all
+from tests.services import package, published, wait_until
+
+
+@pytest.fixture
+def written() -> Iterator[io.StringIO]:
+    """Everything that is logged, as a gateway of its own process writes it."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logs.JsonLines())
+    root, level = logging.getLogger(), logging.getLogger().level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    yield stream
+    root.removeHandler(handler)
+    root.setLevel(level)
+
+
+def lines(written: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in written.getvalue().splitlines()]
+
+
+def requests(written: io.StringIO) -> list[dict[str, Any]]:
+    return [line for line in lines(written) if line["message"] == "request"]
+
+
+def test_a_request_is_logged_with_its_id_its_video_and_its_run(gateway: Gateway, written: io.StringIO) -> None:
+    answer = post(gateway, as_files(package("film")), "?video_id=film", X_Request_ID="mine")
+    gateway.get("/v1/videos/film?secret=query")
+    wait_until(lambda: len(requests(written)) == 2, "the lines, which are written after the answer")
+    sent, asked = requests(written)
+    assert sent["request_id"] == answer.headers["X-Request-ID"] == "mine"
+    assert (sent["method"], sent["route"], sent["status"]) == ("POST", "/v1/videos", 202)
+    assert (sent["video_id"], sent["run_id"]) == ("film", answer.headers["Upload-Id"])
+    (version,) = gateway.get("/v1/videos/film/versions").json()["versions"]
+    assert version["run_id"] == sent["run_id"], "the run of the log is the run of the history"
+    assert (asked["route"], asked["video_id"]) == ("/v1/videos/{video_id}", "film")
+    assert asked["seconds"] >= 0
+
+
+def test_no_key_and_no_presigned_address_is_logged(
+    gateway_with: Callable[..., Gateway], written: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = gateway_with(play="redirect", s3_grace_seconds=3600, presign_seconds=600)
+    files = published(package("film"))
+    begun = begin(gateway, files, video_id="film").json()
+    put_all(begun, files)
+    assert complete(gateway, begun["id"]).status_code == 202
+    address = gateway.play("film", "v/s1.ts").headers["Location"]
+    gateway.ask("GET", f"/v1/videos?key={gateway.key}", headers={"Authorization": f"Bearer {gateway.key}x"})
+    gateway.ask("POST", "/session", data={"key": gateway.key}, headers={"Origin": gateway.url})
+
+    def broken(*_: object) -> None:
+        raise RuntimeError(f"it went wrong with {gateway.key} at {address}")
+
+    monkeypatch.setattr("hls_pipeline.gateway.records.Records.shown", broken)
+    mistake = gateway.get("/v1/videos/film", X_Request_ID="a-mistake")
+    assert (mistake.status_code, mistake.json()["request_id"]) == (500, "a-mistake")
+    assert "RuntimeError" in written.getvalue(), "what went wrong is there to be read"
+    assert {line["request_id"] for line in lines(written) if "trace" in line} == {"a-mistake"}
+    secret, signature = gateway.key.split("_", 2)[2], address.partition("X-Amz-Signature=")[2].partition("&")[0]
+    assert gateway.settings.s3_secret_key is not None
+    for hidden in (secret, signature, gateway.settings.s3_secret_key.get_secret_value()):
+        assert len(hidden) > 16
+        assert hidden not in written.getvalue()
