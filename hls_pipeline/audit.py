@@ -169,15 +169,15 @@ def links_of(versions: Iterable[Version]) -> list[Link]:
 # ---- exports: JSON lines, one per version, and a last one that counts them ----------------------------------------
 
 
-def exported(links: Iterable[Link], file: TextIO) -> Iterator[Link]:
-    """The same links, each written to `file` on its way. A file whose links were not all asked for has no end, and
-    `imported` refuses it."""
+def exported(links: Iterable[Link], file: TextIO, anchor: str | None = None) -> Iterator[Link]:
+    """The same links, each written to `file` on its way, and the root of the newest anchor with the last line. A file
+    whose links were not all asked for has no end, and `imported` refuses it."""
     count = 0
     for link in links:
         file.write(json.dumps(link._asdict(), ensure_ascii=False) + "\n")
         count += 1
         yield link
-    file.write(json.dumps({"end": count}) + "\n")
+    file.write(json.dumps({"end": count} | ({"anchor": anchor} if anchor else {})) + "\n")
 
 
 def imported(lines: Iterable[str], name: str) -> Iterator[Link]:
@@ -188,7 +188,7 @@ def imported(lines: Iterable[str], name: str) -> Iterator[Link]:
             fields = json.loads(line)
             if end is not None:
                 raise ValueError("something follows its end")
-            if fields.keys() == {"end"}:
+            if "end" in fields and fields.keys() <= {"end", "anchor"}:
                 end = fields["end"]
                 continue
             link = _checked(Link(**fields))

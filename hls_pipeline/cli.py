@@ -11,15 +11,19 @@ import sys
 import typer
 
 from hls_pipeline.commands import (
+    alerts,
     archive,
     audit,
     cid,
     demo,
     doctor,
     gateway,
+    operations,
     packages,
     pinning,
     proof,
+    queue,
+    report,
     roles,
     setup,
     stack,
@@ -51,14 +55,20 @@ app.command("setup")(setup.setup)
 app.add_typer(audit.app, name="audit")
 app.command("proof")(proof.proof)
 app.command("pinning")(pinning.pinning)
+app.command("repin")(operations.repin)
+app.command("reconcile")(operations.reconcile)
 app.command("export")(archive.export)
 app.command("import")(archive.import_)
+app.command("alerts")(alerts.alerts)
+app.command("report")(report.report)
 app.command("doctor")(doctor.doctor)
 app.command("gateway")(gateway.gateway)
 app.add_typer(gateway.keys, name="keys")
 app.command("ui")(roles.ui)
 app.command("code-server")(roles.code_server)
 app.command("daemon")(roles.daemon)
+app.command("worker")(roles.worker)
+app.add_typer(queue.app, name="queue")
 app.command("ipfs-node")(roles.ipfs_node)
 
 

@@ -13,6 +13,8 @@ READY = "_READY"
 REJECTED = "_REJECTED.json"
 METADATA = "metadata.json"
 RECORD_INVENTORY = "inventory.json"
+ANCHORS, INVENTORIES = "_anchors/", "_inventory/"
+"""Folders in the media bucket; no video id begins with `_`."""
 
 VIDEO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -56,6 +58,21 @@ def s3_manifest(video_id: str, number: int, path: str) -> str:
 def current_document(video_id: str) -> str:
     """Where the creator finds the current metadata document, in the media bucket."""
     return f"{video_id}/{METADATA}"
+
+
+def inventory_export(day: str) -> str:
+    """The inventory of a day (`2026-01-05`), in the media bucket."""
+    return f"{INVENTORIES}{day}.parquet"
+
+
+def anchor(time: str, root: str) -> str:
+    """The heads of all version chains as of a time, in the media bucket; `root` is what IPFS calls their directory."""
+    return f"{ANCHORS}{time}/{root}.json"
+
+
+def anchor_root(key: str) -> str:
+    """The root in the key of an anchor."""
+    return PurePosixPath(key).stem
 
 
 def record_manifest(path: str) -> str:

@@ -63,10 +63,11 @@ class ObjectStore:
         self._client = client
         self._parallel = parallel
 
-    def listing(self, bucket: str, prefix: str = "") -> Iterator[DropObject]:
-        """Every object under `prefix` in key order, a thousand per request."""
+    def listing(self, bucket: str, prefix: str = "", after: str = "") -> Iterator[DropObject]:
+        """Every object under `prefix` in key order, a thousand per request, from the one behind the key `after` on."""
+        start: Any = {"StartAfter": after} if after else {}
         with border(f"listing s3://{bucket}/{prefix}"):
-            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, **start):
                 for item in page.get("Contents", ()):
                     yield DropObject(item["Key"], item["ETag"], item["Size"], item["LastModified"])
 
@@ -219,6 +220,18 @@ class ObjectStore:
                 elif error.get("Code") not in _MISSING:
                     raise Outage(f"deleting s3://{bucket}/{error.get('Key')}: {error.get('Code')}; it is tried again")
         return kept
+
+    def unfinished(self, bucket: str) -> Iterator[tuple[str, str, datetime]]:
+        """(key, id, since when) of every upload in parts that was begun and not completed."""
+        with border(f"listing uploads in parts of s3://{bucket}"):
+            for page in self._client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket):
+                for item in page.get("Uploads", ()):
+                    yield item["Key"], item["UploadId"], item["Initiated"]
+
+    def give_up_parts(self, bucket: str, key: str, parts_id: str) -> None:
+        """The parts of an upload that was not completed are gone."""
+        with border(f"giving up an upload in parts of s3://{bucket}/{key}"):
+            self._client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=parts_id)
 
     def each(self, work: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
         """`work` over `items`, several at a time; the first error ends it, after those under way are done."""

@@ -92,7 +92,7 @@ def _put(
     media = settings.s3_media
 
     def restore(copy: _Copy) -> None:
-        _first(nodes, lambda node: objects.upload(media, copy.key, copy.pieces(node), copy.content_type))
+        first(nodes, lambda node: objects.upload(media, copy.key, copy.pieces(node), copy.content_type))
         store.objects_put(lease, [temp_object(keys.s3_uri(media, copy.key), objects.head(media, copy.key))])
 
     expected = [TempObject(keys.s3_uri(media, copy.key), copy.size, copy.content_id) for copy in copies]
@@ -122,7 +122,7 @@ def _files(revision: Revision, nodes: Sequence[Kubo]) -> list[_Copy]:
             data = b"".join(reading.read_file(cid, record.__getitem__))
             copies[file.key] = _small(file.key, data, revision.profile)
         else:
-            pieces = partial(_verified, file, revision.profile)
+            pieces = partial(verified, file, revision.profile)
             copies[file.key] = _Copy(file.key, file.content_type, file.size, file.cid, pieces)
     return list(copies.values())
 
@@ -146,10 +146,10 @@ def _small(key: str, data: bytes, profile: Profile) -> _Copy:
 
 def _blocks(root: str, nodes: Sequence[Kubo]) -> dict[Cid, bytes]:
     """All blocks of a small directory, each hashed."""
-    return _first(nodes, lambda node: dict(node.blocks(Cid.parse(root))))
+    return first(nodes, lambda node: dict(node.blocks(Cid.parse(root))))
 
 
-def _verified(file: InventoryFile, profile: Profile, node: Kubo) -> Iterator[bytes]:
+def verified(file: InventoryFile, profile: Profile, node: Kubo) -> Iterator[bytes]:
     """A file's bytes; every block of them is hashed, and the last piece does not come if the whole is another file."""
     builder, held = FileBuilder(profile), b""
     for piece in node.read(Cid.parse(file.cid)):
@@ -163,7 +163,7 @@ def _verified(file: InventoryFile, profile: Profile, node: Kubo) -> Iterator[byt
     yield held
 
 
-def _first(nodes: Sequence[Kubo], work: Callable[[Kubo], _T]) -> _T:
+def first(nodes: Sequence[Kubo], work: Callable[[Kubo], _T]) -> _T:
     """From the first node where `work` succeeds; the last one's error when none does."""
     *others, last = nodes
     for node in others:

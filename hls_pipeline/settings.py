@@ -66,6 +66,7 @@ class Settings(BaseSettings):
     proof_sample: int = Field(
         0, ge=0, description="read back so many random blocks of larger packages instead of all; 0 means all"
     )
+    proof_days: float = Field(30, gt=0, description="every node gives everything back in full at least this often")
     pinning_services: tuple[PinningServiceSettings, ...] = Field(
         (), description="IPFS pinning services that are asked for extra copies (JSON list of name, endpoint, token)"
     )
@@ -85,13 +86,69 @@ class Settings(BaseSettings):
 
     max_attempts: int = Field(5, ge=1, description="failed tries before an upload is failed; outages do not count")
     retry_seconds: float = Field(5, gt=0, description="first back-off; doubles with each try, at most 300")
+    stuck_seconds: float = Field(3600, gt=0, description="an upload on which nobody worked for this long is stuck")
+    history_days: float = Field(30, ge=1, description="Dagster's runs and logs are thinned when they are this old")
+    orphan_days: float = Field(
+        30, ge=1, description="`reconcile --apply` removes what the database does not know once it is this old"
+    )
     lease_seconds: float = Field(20, gt=1, description="a run that has not renewed its lease for this long is dead")
 
-    gateway_url: str | None = Field(None, description="gateway that `submit --via gateway` sends to")
+    broker_url: SecretStr | None = Field(
+        None, description="where runs wait for a worker: amqp://… or sqs://…; empty: Dagster starts them itself"
+    )
+    sqs_region: str = Field("us-east-1", description="region of an sqs:// broker")
+    queue_prefix: str = Field("", pattern="^[A-Za-z0-9_-]{0,40}$", description="start of every queue's name")
+    light_bytes: int = Field(64 << 20, ge=0, description="packages up to this size wait in queue light, others in ipfs")
+    worker_bytes: int = Field(
+        8 << 30, ge=0, description="packages of queue ipfs at work at once in one worker; a larger one works alone"
+    )
+    worker_stop_seconds: float = Field(
+        8, ge=0, description="what a stopping worker gives its runs to finish before it hands them back"
+    )
+
+    partition_keep_days: float = Field(
+        30, ge=0, description="Dagster lists a cleared video as a partition for so long after the last work on it"
+    )
+
+    dagster_url: str | None = Field(None, description="address of `hls-pipeline ui`")
+    ui_key: SecretStr | None = Field(None, description="key that the Dagster UI asks for, and is asked with")
+
+    gateway_url: str | None = Field(None, description="gateway that `submit --via gateway` sends to, and links lead to")
     api_key: SecretStr | None = Field(None, description="key for that gateway")
 
     state: Path = Field(
         Path("~/.local/state/hls-pipeline"), description="where `submit --via gateway` remembers what was cut off"
+    )
+
+    alert_webhook_url: SecretStr | None = Field(
+        None, description="address that alerts are posted to, as JSON with a text that Slack and its like show"
+    )
+    alert_mail_to: tuple[str, ...] = Field((), description="addresses that alerts are mailed to (JSON list)")
+    alert_mail_from: str | None = Field(None, description="sender of those mails")
+    smtp_host: str | None = Field(None, description="mail server for alerts")
+    smtp_port: int = Field(587, ge=1, le=65535)
+    smtp_tls: Literal["starttls", "tls", "none"] = "starttls"
+    smtp_user: str | None = None
+    smtp_password: SecretStr | None = None
+    alert_after_seconds: float = Field(
+        300, ge=0, description="nobody is told of an outage that is shorter than this, or of a peak"
+    )
+    alert_repeat_hours: float = Field(24, gt=0, description="a problem that stays open is told again after this time")
+    node_full_percent: float = Field(85, gt=0, description="part of its limit at which an IPFS node counts as full")
+    disk_full_percent: float = Field(90, gt=0, description="part of its size at which a disk counts as full")
+    disk_paths: tuple[Path, ...] = Field(
+        (), description="folders whose disks the daemon's host watches (JSON list); empty: that of HLS_DATA"
+    )
+
+    metrics_host: str = Field("127.0.0.1", description="address on which daemon and worker answer Prometheus")
+    daemon_metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="port of the daemon's metrics; empty: none"
+    )
+    worker_metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="port of a worker's (and the code server's) metrics; empty: none"
+    )
+    otlp_endpoint: str | None = Field(
+        None, description="http address of an OpenTelemetry collector (such as http://localhost:4318); empty: no traces"
     )
 
     local_ipfs: Literal["auto", "kubo", "embedded"] = Field("auto", description="IPFS node of the local stack")

@@ -21,7 +21,7 @@ from hls_pipeline.hls.rewriting import relative
 from hls_pipeline.ipfs.unixfs import FileBuilder, Node, Profile
 from hls_pipeline.metadata_store import InventoryFile, Lease, MetadataStore, TempObject
 from hls_pipeline.object_store import ObjectStore, Stored
-from hls_pipeline.revisions import hash_bytes
+from hls_pipeline.revisions import Revision, hash_bytes
 from hls_pipeline.settings import Settings
 from hls_pipeline.uploads import Upload
 
@@ -35,9 +35,11 @@ class Contents:
     blocks: dict[bytes, int]  # digest → bytes of each distinct block
 
 
-def examine(source: drops.DropSource, profile: Profile, policy: Policy) -> tuple[Package | None, Report, Contents]:
-    """Checks the package and computes its content ids, reading each file once."""
-    survey_ = survey(source, policy)
+def examine(
+    source: drops.DropSource | Revision, profile: Profile, policy: Policy, playlist: str | None = None
+) -> tuple[Package | None, Report, Contents]:
+    """Checks the package and computes its content ids, reading each file once. `playlist` is its root, where known."""
+    survey_ = survey(source, policy, playlist)
     contents = Contents({}, {}, {})
     package = survey_.package
     if package is None:

@@ -22,13 +22,14 @@ from hls_pipeline import (
     estimate,
     keys,
     pinning,
+    remaking,
     renderings,
     replicas,
     staging,
     temp_storage,
     withdrawal,
 )
-from hls_pipeline.errors import Conflict, ObjectMissing, ProofMissing
+from hls_pipeline.errors import ObjectMissing, ProofMissing
 from hls_pipeline.hls.content_types import PLAYLIST_TYPE
 from hls_pipeline.hls.findings import Report
 from hls_pipeline.ipfs.kubo import Kubo
@@ -38,15 +39,20 @@ from hls_pipeline.metadata_store import Lease, MetadataStore, TempObject
 from hls_pipeline.object_store import ObjectStore
 from hls_pipeline.revisions import Revision
 from hls_pipeline.settings import Settings
+from hls_pipeline.tracing import observed
 from hls_pipeline.uploads import PRIVATE_KEYS, State, Upload
 
 _MISSING_FILES = frozenset({"URI_MISSING_FILE", "PKG_NO_PLAYLIST"})
 """Findings that more files could mend: a folder nobody marked ready is given time."""
 
+_GIVEN_UP = frozenset({State.WITHDRAWN, State.SUPERSEDED})
+"""States in which nothing is brought onto IPFS any more, whoever asks for it."""
+
 
 # ---- 1. every file checked, its content id known, stored under it; the inbox is emptied ------------------------
 
 
+@observed
 def stage(upload: Upload, lease: Lease, objects: ObjectStore, store: MetadataStore, settings: Settings) -> Upload:
     """Afterwards the upload has a revision and an inventory, or is rejected, unchanged, or waits for missing files.
 
@@ -134,12 +140,13 @@ def _refuse(
 # ---- 2. playlists rewritten to s3://, the temporary JSON is a version -------------------------------------------
 
 
+@observed
 def write_s3_manifest(
     upload: Upload, lease: Lease, objects: ObjectStore, store: MetadataStore, settings: Settings
 ) -> Upload:
     """Afterwards the upload is staged, and the creator finds the temporary document beside the media."""
     if upload.state is State.RECEIVED:
-        revision = _revision(upload, objects, store, settings)
+        revision = remaking.revision(upload, objects, (), store, settings)
         rendered = {document.path: renderings.s3_form(document, revision) for document in revision.documents()}
         _put_manifests(upload, lease, rendered, objects, store, settings)
         store.staged(
@@ -194,6 +201,7 @@ def _temporary_document(revision: Revision, store: MetadataStore) -> dict[str, A
 # ---- 3. every block on a quorum of nodes, pinned, the nodes' content ids equal to ours --------------------------
 
 
+@observed
 def publish(
     upload: Upload,
     lease: Lease,
@@ -202,13 +210,14 @@ def publish(
     store: MetadataStore,
     settings: Settings,
 ) -> Upload:
-    """Afterwards the published directory is pinned and complete on a quorum of nodes, by their own word.
+    """Afterwards the published directory is pinned and complete on a quorum of nodes, by their own word. Of a revision
+    that was published long ago this is proven again, and mended from the node that has it all.
 
     Raises ProofMissing while there are too few, Corruption when S3 gives other bytes than were staged.
     """
-    if upload.state is State.CLEARED:
+    if upload.state in _GIVEN_UP:
         return upload
-    revision = _revision(upload, objects, store, settings)
+    revision = remaking.revision(upload, objects, nodes, store, settings)
     root, expected = revision.directory.root, Extent(upload.blocks or 0, upload.dag_bytes or 0)
     store.claim(lease, str(root.cid))
     outcome = replicas.attempt(
@@ -225,6 +234,7 @@ def publish(
 # ---- 4. playlists rewritten to ipfs://, recorded on IPFS beside the originals -----------------------------------
 
 
+@observed
 def write_ipfs_manifest(
     upload: Upload,
     lease: Lease,
@@ -233,10 +243,11 @@ def write_ipfs_manifest(
     store: MetadataStore,
     settings: Settings,
 ) -> Upload:
-    """Afterwards the record directory is proven on a quorum of nodes like the published one."""
-    if upload.state is State.CLEARED:
+    """Afterwards the record directory is proven on a quorum of nodes like the published one. Where playlists are
+    rewritten in another way than when the revision was published, it is a new record, and the old one stays pinned."""
+    if upload.state in _GIVEN_UP:
         return upload
-    revision = _revision(upload, objects, store, settings)
+    revision = remaking.revision(upload, objects, nodes, store, settings)
     small = _record(revision)
     root = str(small.directory.root.cid)
     store.claim(lease, root)
@@ -260,6 +271,7 @@ def _record(revision: Revision) -> replicas.SmallDirectory:
 # ---- 5. the final JSON becomes the current version ---------------------------------------------------------------
 
 
+@observed
 def finalize(upload: Upload, lease: Lease, objects: ObjectStore, store: MetadataStore, settings: Settings) -> Upload:
     """Afterwards the final document is current, or the upload is superseded by a higher revision that was ready first.
 
@@ -280,12 +292,23 @@ def finalize(upload: Upload, lease: Lease, objects: ObjectStore, store: Metadata
             run_id=lease.run_id,
             now=now,
         )
+    elif upload.state in remaking.READY:
+        _revise(upload, lease, store, settings)
     mirror_document(upload.video_id, objects, store, settings)
     upload = store.upload(upload.upload_id)
     published = upload.state is State.PUBLISHED
     if published and settings.pinning_services and not store.receipts(upload.upload_id, "pinning"):
         pinning.request(upload, lease, store, settings)
     return upload
+
+
+def _revise(upload: Upload, lease: Lease, store: MetadataStore, settings: Settings) -> None:
+    """A new version where what is on IPFS is not what the revision's last document names."""
+    now = clock.now()
+    before, document = store.newest_version(upload), _final_document(upload, store, now)
+    if before and json.loads(before.document)["video_assets"] != document["video_assets"]:
+        _require_proof(upload, store, settings)
+        store.revise(lease, document, actor=_actor(upload), reason="made again", run_id=lease.run_id, now=now)
 
 
 def _final_document(upload: Upload, store: MetadataStore, now: datetime) -> dict[str, Any]:
@@ -316,6 +339,7 @@ def _require_proof(upload: Upload, store: MetadataStore, settings: Settings) -> 
 # ---- 6. when due: the proof is repeated, then the S3 copies go ---------------------------------------------------
 
 
+@observed
 def clear_temp_storage(
     upload: Upload,
     lease: Lease,
@@ -361,7 +385,8 @@ def _made_superfluous(
             raise refusals[0]
         return []
     assert upload.root and upload.record
-    revision, expected = _revision(upload, objects, store, settings), Extent(upload.blocks or 0, upload.dag_bytes or 0)
+    revision = remaking.revision(upload, objects, nodes, store, settings)
+    expected = Extent(upload.blocks or 0, upload.dag_bytes or 0)
 
     def check(node: Kubo) -> list[Receipt]:
         roots = (upload.root or "", upload.record or "")
@@ -393,12 +418,7 @@ def mirror_document(video_id: str, objects: ObjectStore, store: MetadataStore, s
         store.mirrored(version)
 
 
-def _revision(upload: Upload, objects: ObjectStore, store: MetadataStore, settings: Settings) -> Revision:
-    if upload.revision is None:
-        raise Conflict(f"upload {upload.upload_id} is {upload.state} and has no revision; there is nothing to publish")
-    files = store.inventory(upload.upload_id)
-    return Revision(upload, files, objects, settings.s3_media, settings.policy())
-
-
 def _actor(upload: Upload) -> str:
+    if upload.drop.prefix.startswith(remaking.PREFIX):
+        return "backfill"
     return "inbox" if upload.drop.in_inbox else "gateway"

@@ -1,7 +1,7 @@
 """The S3 copies that wait for IPFS, and how they go: looked at, compared with what was staged, removed in batches.
 
 `look` decides about every due object and changes nothing; `remove` carries it out. Whoever calls them has proven before
-that the bytes are elsewhere, or knows that nobody needs them. When something is due is decided in `metadata_store.py`,
+that the bytes are elsewhere, or knows that nobody needs them. When something is due is decided in `metadata_store/`,
 why in `steps.py` and `withdrawal.py`.
 """
 

@@ -9,11 +9,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
+import sqlalchemy as sa
+from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 
-from hls_pipeline import metadata_store
+from hls_pipeline import clock, metadata_store, schedules, tables
 from hls_pipeline.assets.frame import UPLOAD_TAG
 from hls_pipeline.definitions import defs
 from hls_pipeline.sensors.cleanup import cleanup
@@ -63,20 +66,25 @@ def test_everything_loads_with_an_empty_environment_and_is_valid() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def of_group(graph: BaseAssetGraph[Any], name: str) -> set[dg.AssetKey]:
+    return {key for key in graph.get_all_asset_keys() if graph.get(key).group_name == name}
+
+
 def test_the_assets_are_these_and_follow_each_other(definitions: dg.Definitions) -> None:
     graph = definitions.resolve_asset_graph()
     order = ["inbox_package", *PATH_ASSETS, "s3_cleanup"]
-    assert {key.to_user_string() for key in graph.get_all_asset_keys()} == set(order)
+    assert {key.to_user_string() for key in of_group(graph, "path")} == set(order)
     for before, after in itertools.pairwise(order):
         assert graph.get(dg.AssetKey(after)).parent_keys == {dg.AssetKey(before)}
     assert not graph.get(dg.AssetKey("inbox_package")).is_executable
     checks = {"s3_segments:package_rules", "ipfs_cids:on_quorum", "ipfs_manifest:on_quorum"}
-    assert {key.to_user_string() for key in graph.asset_check_keys} == checks
+    of_path = {key.to_user_string() for key in graph.asset_check_keys if key.asset_key.to_user_string() in order}
+    assert of_path == checks
 
 
 def test_every_asset_has_one_partition_per_video_and_says_what_is_true_afterwards(definitions: dg.Definitions) -> None:
     graph = definitions.resolve_asset_graph()
-    for key in graph.get_all_asset_keys():
+    for key in of_group(graph, "path"):
         node = graph.get(key)
         assert isinstance(node.partitions_def, dg.DynamicPartitionsDefinition)
         assert node.partitions_def.name == "videos"
@@ -96,6 +104,12 @@ def test_the_sensors_look_every_second_from_the_start(definitions: dg.Definition
         assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
         assert sensor.minimum_interval_seconds == 1
         assert sensor.job_name == job
+
+
+def test_the_schedule_archives_partitions_each_night(definitions: dg.Definitions) -> None:
+    schedule = definitions.resolve_schedule_def("nightly_archive")
+    assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
+    assert (schedule.cron_schedule, schedule.job_name) == ("10 3 * * *", "archive_partitions")
 
 
 # ---- a tick and a run ---------------------------------------------------------------------------------------------
@@ -199,6 +213,55 @@ def test_an_accepted_package_is_materialized_from_end_to_end(
     assert isinstance(tick(cleanup, instance), dg.SkipReason)
 
 
+def test_the_event_log_and_the_version_table_tell_the_same_story_of_three_revisions(
+    configured: World, instance: dg.DagsterInstance, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """New content, then new metadata alone, then new content again; each is cleared before the next arrives."""
+    world, files = configured, package(request.node.name)
+    monkeypatch.setenv("HLS_GATEWAY_URL", "https://videos.example/")
+    arrivals = [files, {**files, "metadata.json": b'{"title": "another"}'}, package(f"{request.node.name} 2")]
+    runs = []
+    for arrival in arrivals:
+        world.put("v", arrival)
+        world.mark("v")
+        path = run(tick(inbox, instance), "ingest", "inbox", instance)
+        runs.append((path.run_id, run(tick(cleanup, instance), "clear", "cleanup", instance).run_id))
+
+    versions, uploads = world.store.versions("v"), world.store.uploads_of("v")
+    assert [upload.revision for upload in uploads] == [1, 2, 3]
+    assert [(version.n, version.revision, version.reason) for version in versions] == [
+        (2 * number + offset, number + 1, reason)
+        for number in range(3)
+        for offset, reason in ((1, "staged"), (2, "published"))
+    ]
+    assert [version.run_id for version in versions] == [path for path, _ in runs for _ in range(2)]
+    for asset in (*PATH_ASSETS, "s3_cleanup"):
+        story = []
+        for record in instance.fetch_materializations(dg.AssetKey(asset), limit=10, ascending=True).records:
+            found = record.asset_materialization
+            assert found is not None
+            shown: dict[str, Any] = {name: value.value for name, value in found.metadata.items()}
+            number, tags = shown["version"], found.tags or {}
+            version = versions[number - 1] if number else None
+            if version:
+                assert shown["hash"] == version.hash
+                assert shown["read version"] == f"https://videos.example/v1/videos/v/versions/{number}"
+            if asset in ("s3_manifest", "final_metadata"):
+                assert version is not None
+                assert record.run_id == version.run_id
+                assert shown["document"] == json.loads(version.document)
+            assert shown["page"] == "https://videos.example/videos/v"
+            story.append(
+                (record.run_id, shown["revision"], number, tags["dagster/data_version"], tags["dagster/code_version"])
+            )
+        seen = {"s3_segments": None, "final_metadata": 2, "s3_cleanup": 2}.get(asset, 1)
+        data = {"ipfs_manifest": "record", "final_metadata": "manifest"}.get(asset, "root")
+        assert story == [
+            (run_ids[asset == "s3_cleanup"], number + 1, 2 * number + seen if seen else 0, getattr(upload, data), "1")
+            for number, (run_ids, upload) in enumerate(zip(runs, uploads, strict=True))
+        ]
+
+
 def test_a_refused_package_is_a_run_that_succeeds_with_a_failed_check(
     configured: World, instance: dg.DagsterInstance, request: pytest.FixtureRequest
 ) -> None:
@@ -260,6 +323,38 @@ def test_a_run_by_hand_means_the_current_revision(
     )
     assert not unknown.success
     assert configured.store.upload(upload.upload_id).state is State.PUBLISHED
+
+
+def test_a_video_at_rest_is_archived_its_history_stays_and_work_on_it_brings_it_back(
+    configured: World, instance: dg.DagsterInstance, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`waits` is published and not cleared; nobody knows `by_hand`, which a person added."""
+    world, files = configured, package(request.node.name)
+    world.put("v", files)
+    world.mark("v")
+    path = run(tick(inbox, instance), "ingest", "inbox", instance)
+    assert run(tick(cleanup, instance), "clear", "cleanup", instance).success
+    world.publish_package("waits", package(f"{request.node.name} waits"))
+    monkeypatch.setattr(schedules, "_AT_ONCE", 2)
+    instance.add_dynamic_partitions("videos", ["waits", "by_hand"])
+
+    def archive(days: float) -> set[str]:
+        monkeypatch.setenv("HLS_PARTITION_KEEP_DAYS", str(days))
+        assert defs().resolve_job_def("archive_partitions").execute_in_process(instance=instance).success
+        return set(instance.get_dynamic_partitions("videos"))
+
+    assert archive(1) == {"v", "waits", "by_hand"}
+    with world.store.writing() as db:  # its last lease would have run out in some seconds
+        db.execute(sa.update(tables.video_lease).values(expires_at=clock.now()))
+    assert archive(0) == {"waits", "by_hand"}
+    about = dg.AssetRecordsFilter(asset_key=dg.AssetKey("final_metadata"), asset_partitions=["v"])
+    assert [record.run_id for record in instance.fetch_materializations(about, limit=10).records] == [path.run_id]
+    assert len(world.store.versions("v")) == 2
+
+    world.put("v", {**files, "metadata.json": b"{}"})
+    world.mark("v")
+    assert run(tick(inbox, instance), "ingest", "inbox", instance).success
+    assert "v" in instance.get_dynamic_partitions("videos")
 
 
 def test_the_stores_of_a_process_are_made_once(configured: World) -> None:

@@ -18,22 +18,13 @@ LAYERS = (
     {"tables", "migrations"},
     {"claims", "versions"},
     {"object_store", "metadata_store"},
-    {"audit", "drops", "estimate", "lifecycle", "revisions", "submission", "gateway_client", "work"},
-    {
-        "staging",
-        "renderings",
-        "replicas",
-        "temp_storage",
-        "withdrawal",
-        "rehydration",
-        "evidence",
-        "archive",
-        "archive_store",
-        "pinning",
-    },
+    {"audit", "drops", "estimate", "failures", "gateway_client", "lifecycle", "metrics", "reports", "revisions"}
+    | {"submission", "tracing", "work"},
+    {"archive", "archive_store", "evidence", "pinning", "rehydration", "remaking", "renderings", "replicas"}
+    | {"staging", "temp_storage", "withdrawal"},
     {"steps"},
     {"resources", "assets", "jobs", "sensors", "schedules", "definitions"}
-    | {"gateway", "cli", "commands", "local", "queue", "ui"},
+    | {"gateway", "cli", "commands", "local", "queue", "ui", "upkeep"},
 )
 """Lowest first: a module imports from its own layer or from below."""
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -22,4 +22,4 @@ def final_metadata(
         lambda upload, lease, config: steps.finalize(upload, lease, s3.object_store(), store, config),
         last=True,
     )
-    return result(upload, upload.manifest or "", **show.document(store.versions(upload.video_id), upload))
+    return result(upload, store, upload.manifest or "", **show.document(store.newest_version(upload)))

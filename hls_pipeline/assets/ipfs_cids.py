@@ -33,4 +33,4 @@ def ipfs_cids(
     )
     root, receipts = upload.root or "", store.receipts(upload.upload_id, "proof")
     shown = show.proof(receipts, root, upload.playlist or "")
-    return result(upload, root, checks=[show.on_quorum(receipts, root)], **shown)
+    return result(upload, store, root, checks=[show.on_quorum(receipts, root)], **shown)

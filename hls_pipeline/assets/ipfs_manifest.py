@@ -35,4 +35,4 @@ def ipfs_manifest(
     )
     record, receipts = upload.record or "", store.receipts(upload.upload_id, "proof")
     shown = show.proof(receipts, record, "")
-    return result(upload, record, checks=[show.on_quorum(receipts, record)], **shown)
+    return result(upload, store, record, checks=[show.on_quorum(receipts, record)], **shown)

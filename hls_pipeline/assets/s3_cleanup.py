@@ -25,4 +25,4 @@ def s3_cleanup(
         ),
         last=True,
     )
-    return result(upload, upload.root or "", **show.deletion(store.receipts(upload.upload_id, "deletion")))
+    return result(upload, store, upload.root or "", **show.deletion(store.receipts(upload.upload_id, "deletion")))

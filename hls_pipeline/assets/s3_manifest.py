@@ -21,4 +21,4 @@ def s3_manifest(
         store,
         lambda upload, lease, config: steps.write_s3_manifest(upload, lease, s3.object_store(), store, config),
     )
-    return result(upload, upload.root or "", **show.document(store.versions(upload.video_id), upload))
+    return result(upload, store, upload.root or "", **show.document(store.newest_version(upload)))

@@ -50,15 +50,21 @@ def inventory(upload: Upload, files: Sequence[InventoryFile]) -> dict[str, Any]:
     }
 
 
-def document(versions: Sequence[Version], upload: Upload) -> dict[str, Any]:
-    """The newest version that this revision made."""
-    mine = [version for version in versions if version.revision == upload.revision]
-    if not mine:
+def version(upload: Upload, newest: Version | None) -> dict[str, Any]:
+    """The row of the version table that the upload's revision has reached, 0 before the first, and where to read on."""
+    gateway = (settings.load().gateway_url or "").rstrip("/")
+    page = dg.MetadataValue.url(f"{gateway}/videos/{upload.video_id}")
+    if newest is None:
+        return {"version": 0, "page": page}
+    document = dg.MetadataValue.url(f"{gateway}/v1/videos/{upload.video_id}/versions/{newest.n}")
+    return {"version": newest.n, "hash": newest.hash, "page": page, "read version": document}
+
+
+def document(newest: Version | None) -> dict[str, Any]:
+    if newest is None:
         return {}
-    content = json.loads(mine[-1].document)
+    content = json.loads(newest.document)
     return {
-        "version": mine[-1].n,
-        "hash": mine[-1].hash,
         "status": str(content.get("status")),
         "play": str(content.get("play")),
         "document": dg.MetadataValue.json(_shortened(content)),
@@ -71,7 +77,7 @@ def proof(receipts: Iterable[Mapping[str, Any]], root: str, opens: str) -> dict[
     names = ("level", "node", "node_version", "answered", "at")
     return {
         "cid": _cid(root),
-        "open": _gateway_link(f"{root}/{opens}"),
+        "open": gateway_link(f"{root}/{opens}"),
         "nodes": len({receipt["peer_id"] for receipt in rows}),
         "receipts": _table([{name: row[name] for name in names} for row in rows]),
     }
@@ -131,7 +137,7 @@ def _cid(cid: str) -> str:
     return f"ipfs://{cid}"
 
 
-def _gateway_link(path: str) -> dg.UrlMetadataValue:
+def gateway_link(path: str) -> dg.UrlMetadataValue:
     """The address at the first node's gateway."""
     gateways = settings.load().ipfs_gateway_urls
     return dg.MetadataValue.url(f"{gateways[0]}/ipfs/{quote(path)}" if gateways else f"ipfs://{quote(path)}")

@@ -81,6 +81,7 @@ def _configured(node: Kubo) -> Iterator[Finding]:
         yield Finding("configuration", True, "the node does not show it to us", advice)
     else:
         yield _sync(_part(config, "Datastore").get("Spec"))
+        yield _mending(_part(config, "Datastore"))
         yield _no_fetch(_part(config, "Gateway"))
         yield _profile(_part(config, "Import"))
     yield _garbage_collection(node)
@@ -99,6 +100,15 @@ def _sync(spec: object) -> Finding:
             "durability", False, "a power cut can empty blocks that it said it has: flatfs sync is off", advice
         )
     return Finding("durability", True, "blocks are synced to its disk")
+
+
+def _mending(datastore: Mapping[str, Any]) -> Finding:
+    if datastore.get("BlockKeyCacheSize") != 0:
+        advice = (
+            "set Datastore.BlockKeyCacheSize to 0, or restart the node before `hls-pipeline repin` mends such blocks"
+        )
+        return Finding("mending", True, "its cache keeps blocks that are damaged on disk from being replaced", advice)
+    return Finding("mending", True, "blocks that are damaged on disk can be replaced")
 
 
 def _flatfs(spec: object) -> Iterator[Mapping[str, Any]]:

@@ -1,0 +1,127 @@
+"""What the clock starts, each a job of its own with one op.
+
+What happens to a video on its way belongs in `assets/`, what answers to something new in `sensors/`. An op here is a
+few lines around a function of the plain modules, and says in its output what it did.
+"""
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+import dagster as dg
+
+from hls_pipeline import clock, jobs, settings
+from hls_pipeline.assets.frame import videos
+from hls_pipeline.errors import PipelineError
+from hls_pipeline.resources.metadata import MetadataResource
+from hls_pipeline.upkeep import retention, retries
+
+_AT_ONCE = 500
+"""Partition keys held in memory."""
+
+
+@dg.op
+def archive_settled_partitions(context: dg.OpExecutionContext, metadata: MetadataResource) -> None:
+    """Takes the keys of videos on which nobody worked for `HLS_PARTITION_KEEP_DAYS` out of Dagster's list, which every
+    tick and every page reads. Events and versions stay; a sensor that starts a run for such a video adds its key again.
+    """
+    before = clock.now() - timedelta(days=settings.load().partition_keep_days)
+    archived = 0
+    for page in _partition_keys(context.instance):
+        for video_id in metadata.store().settled(page, before):
+            context.instance.delete_dynamic_partition(str(videos.name), video_id)
+            archived += 1
+    context.add_output_metadata({"archived": archived})
+
+
+def _partition_keys(instance: dg.DagsterInstance) -> Iterator[list[str]]:
+    cursor, more = None, True
+    while more:
+        page = instance.get_paginated_dynamic_partitions(str(videos.name), _AT_ONCE, ascending=True, cursor=cursor)
+        yield list(page.results)
+        cursor, more = page.cursor, page.has_more
+
+
+@dg.job(description="Takes videos at rest out of the list of partitions; their history stays.")
+def archive_partitions() -> None:
+    archive_settled_partitions()
+
+
+@dg.op
+def thin_dagsters_history(context: dg.OpExecutionContext) -> None:
+    """Forgets runs that ended more than `HLS_HISTORY_DAYS` ago; what they materialized stays on record."""
+    gone = retention.thin(context.instance, clock.now() - timedelta(days=settings.load().history_days))
+    context.add_output_metadata({"runs": gone})
+
+
+@dg.job(description="Thins Dagster's runs and logs of long ago; materializations stay.")
+def thin_history() -> None:
+    thin_dagsters_history()
+
+
+nightly_thinning = dg.ScheduleDefinition(
+    name="nightly_thinning",
+    job=thin_history,
+    cron_schedule="40 3 * * *",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)
+
+
+@dg.schedule(
+    job=jobs.ingest,
+    cron_schedule="*/10 * * * *",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Failed uploads go on where they failed, ever more rarely; the inbox sensor starts their runs.",
+)
+def failed_uploads(metadata: MetadataResource) -> dg.SkipReason:
+    try:
+        taken_up = retries.take_up(metadata.store(), clock.now())
+    except PipelineError as error:
+        return dg.SkipReason(str(error))
+    names = ", ".join(upload.video_id for upload in taken_up[:20])
+    return dg.SkipReason(f"{len(taken_up)} taken up again: {names}" if taken_up else "none is due")
+
+
+nightly_archive = dg.ScheduleDefinition(
+    name="nightly_archive",
+    job=archive_partitions,
+    cron_schedule="10 3 * * *",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)
+
+nightly_repin = dg.ScheduleDefinition(
+    name="nightly_repin",
+    job=jobs.repin,
+    cron_schedule="30 2 * * *",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)
+
+daily_anchor = dg.ScheduleDefinition(
+    name="daily_anchor",
+    job=jobs.anchor,
+    cron_schedule="20 4 * * *",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)
+
+daily_report = dg.ScheduleDefinition(
+    name="daily_report",
+    job=jobs.report,
+    cron_schedule="50 4 * * *",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)
+
+nightly_reconciliation = dg.ScheduleDefinition(
+    name="nightly_reconciliation",
+    job=jobs.reconcile,
+    cron_schedule="30 3 * * *",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)
+
+ALL = [
+    failed_uploads,
+    nightly_thinning,
+    nightly_reconciliation,
+    nightly_archive,
+    nightly_repin,
+    daily_report,
+    daily_anchor,
+]

@@ -1,0 +1,196 @@
+"""The heads of all version chains, written down where whoever rewrites the database cannot reach them.
+
+An anchor is one canonical JSON document that names the last version of every video and its hash. It goes to IPFS, where
+a quorum of nodes pins it under an address that is its content, and to S3; the database keeps only that address. A new
+one is made only if the history still contains what the one before it says. How a chain is checked is in `audit.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+import rfc8785
+import sqlalchemy as sa
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hls_pipeline import audit, clock, keys, replicas, tables
+from hls_pipeline.errors import Corruption, ObjectMissing, Outage, PipelineError, ProofMissing, ServiceError
+from hls_pipeline.ipfs.kubo import Kubo
+from hls_pipeline.ipfs.unixfs import PROFILES
+from hls_pipeline.metadata_store import MetadataStore
+from hls_pipeline.object_store import ObjectStore
+from hls_pipeline.settings import Settings
+
+FILE = "anchor.json"
+"""Its name in its directory on IPFS."""
+
+
+class Document(BaseModel):
+    """What is anchored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    format: Literal["hls-pipeline-anchor/1"] = "hls-pipeline-anchor/1"
+    profile: Literal["unixfs-v1-2025", "unixfs-v0-2015"]
+    time: str
+    previous: str | None
+    """Root of the anchor before it: with one of them, all before it can be found and believed."""
+    heads: dict[str, tuple[int, str]]
+    """Video → number and hash of its last version."""
+
+    def bytes(self) -> bytes:
+        return rfc8785.dumps(self.model_dump(mode="json"))
+
+    def directory(self) -> replicas.SmallDirectory:
+        return replicas.SmallDirectory.of({FILE: self.bytes()}, PROFILES[self.profile])
+
+
+@dataclass(frozen=True)
+class Anchor:
+    root: str
+    document: Document
+
+    @property
+    def key(self) -> str:
+        return keys.anchor(self.document.time, self.root)
+
+    @property
+    def heads(self) -> audit.Heads:
+        return self.document.heads
+
+
+# ---- making ------------------------------------------------------------------------------------------------------
+
+
+def make(
+    store: MetadataStore,
+    objects: ObjectStore,
+    nodes: Sequence[Kubo],
+    settings: Settings,
+    now: datetime,
+    *,
+    restored: bool = False,
+) -> Anchor:
+    """The heads as they are now are anchored; the newest anchor, if nothing was added since. Raises Corruption, and
+    anchors nothing, when the history does not go on from the newest anchor, unless the database was `restored` and
+    somebody accepts what it lost."""
+    before = newest(store, objects, nodes, settings)
+    heads, lost = _heads(store, before.heads if before else {})
+    if before and lost and not restored:
+        video_id, (n, _) = min(lost.items())
+        raise Corruption(
+            f"video {video_id}: version {n} is not what it was at {before.document.time}, when {before.root} was "
+            "anchored; nothing is anchored. `hls-pipeline audit verify` says more. If the database was restored from a "
+            "backup: docs/how-to/restore-from-disaster.md"
+        )
+    if before and before.heads == heads:
+        _keep(before, store, now)
+        return before
+    document = Document(
+        profile=settings.ipfs_profile, time=clock.text(now), previous=before.root if before else None, heads=heads
+    )
+    small = document.directory()
+    made = Anchor(str(small.directory.root.cid), document)
+    replicas.on_quorum(
+        nodes,
+        settings.ipfs_quorum,
+        lambda node: replicas.publish_small(node, small, f"anchor {document.time}"),
+        settings.ipfs_grace_seconds,
+    )
+    objects.put(settings.s3_media, made.key, document.bytes(), "application/json")
+    _keep(made, store, now)
+    return made
+
+
+def _heads(store: MetadataStore, before: audit.Heads) -> tuple[dict[str, tuple[int, str]], audit.Heads]:
+    """The heads now, and those of before that are no longer in the history; from numbers and hashes alone."""
+    lost, heads = dict(before), {}
+    for video_id, n, found in _chain(store):
+        heads[video_id] = (n, found)
+        if lost.get(video_id) == (n, found):
+            del lost[video_id]
+    return heads, lost
+
+
+def _chain(store: MetadataStore) -> Iterator[tuple[str, int, str]]:
+    table = tables.version
+    query = sa.select(table.c.video_id, table.c.n, table.c.hash).order_by(table.c.video_id, table.c.n)
+    with store.reading() as db:
+        for part in db.execute(query, execution_options={"yield_per": 10_000}).partitions():
+            yield from (tuple(row) for row in part)
+
+
+def _keep(anchor: Anchor, store: MetadataStore, now: datetime) -> None:
+    """Its address is in the database, once."""
+    table, newest = tables.anchor, _newest_row()
+    with store.writing() as db:
+        last = db.execute(newest).first()
+        if last is None or last.root != anchor.root:
+            about = {"root": anchor.root, "key": anchor.key, "videos": len(anchor.heads), "time": now}
+            db.execute(sa.insert(table).values(n=last.n + 1 if last else 1, **about))
+
+
+# ---- finding -----------------------------------------------------------------------------------------------------
+
+
+def newest(store: MetadataStore, objects: ObjectStore, nodes: Sequence[Kubo], settings: Settings) -> Anchor | None:
+    """The newest anchor that the database or S3 knows: a database that was set back does not know the newest. Raises
+    Outage when S3 cannot be asked, Corruption when no place has the anchor as it was."""
+    row = recorded(store)
+    known = [row.key] if row else []
+    known += [item.key for item in objects.listing(settings.s3_media, keys.ANCHORS)]
+    key = max(known, default=None)  # they begin with their time
+    return None if key is None else read(keys.anchor_root(key), objects, nodes, settings, key)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    root: str
+    key: str
+    time: datetime
+    videos: int
+
+
+def recorded(store: MetadataStore) -> Recorded | None:
+    """The newest anchor that the database knows."""
+    with store.reading() as db:
+        row = db.execute(_newest_row()).first()
+    return Recorded(row.root, row.key, row.time, row.videos) if row else None
+
+
+def _newest_row() -> sa.Select[tuple[object, ...]]:
+    return sa.select(tables.anchor).order_by(tables.anchor.c.n.desc()).limit(1)
+
+
+def read(root: str, objects: ObjectStore, nodes: Sequence[Kubo], settings: Settings, key: str | None = None) -> Anchor:
+    """An anchor by its root, from the first place that has it; its content makes its address, so no place is trusted.
+    Raises Outage when a place could not be asked and no other has it, else Corruption."""
+    outage: PipelineError | None = None
+    for place in _places(root, objects, nodes, settings, key):
+        try:
+            document = Document.model_validate_json(b"".join(place))
+        except (ObjectMissing, ProofMissing, ValidationError):
+            continue
+        except ServiceError as error:
+            outage = error
+            continue
+        if str(document.directory().directory.root.cid) == root:
+            return Anchor(root, document)
+    if outage:
+        raise Outage(f"the anchor {root} could not be read: {outage}") from outage
+    raise Corruption(
+        f"the anchor {root} is neither in S3 nor on the IPFS nodes as it was; give another one to "
+        "`hls-pipeline audit verify --anchor`: Dagster's asset `version_anchor` lists them all"
+    )
+
+
+def _places(
+    root: str, objects: ObjectStore, nodes: Sequence[Kubo], settings: Settings, key: str | None
+) -> Iterator[Iterator[bytes]]:
+    if key:
+        yield objects.read(settings.s3_media, key)
+    for node in nodes:
+        yield node.read(f"{root}/{FILE}")

@@ -1,0 +1,39 @@
+"""The partitions that Dagster has on record, for those who compare them with the videos that there are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dagster import DagsterInstance
+from dagster_shared.error import DagsterError
+
+from hls_pipeline.errors import Outage
+
+_AT_ONCE = 1000
+
+
+def names(instance: DagsterInstance) -> Iterator[str]:
+    """The key of every video that is listed, a page at a time."""
+    cursor, more = None, True
+    while more:
+        page = instance.get_paginated_dynamic_partitions("videos", _AT_ONCE, ascending=True, cursor=cursor)
+        yield from page.results
+        cursor, more = page.cursor, page.has_more
+
+
+@contextmanager
+def instance_at(home: Path) -> Iterator[DagsterInstance | None]:
+    """The Dagster instance of DAGSTER_HOME, else of the local stack's `home`; None where neither is there. Raises
+    Outage when its storage does not answer."""
+    folder = Path(os.environ.get("DAGSTER_HOME", home))
+    if not (folder / "dagster.yaml").is_file():
+        yield None
+        return
+    try:
+        with DagsterInstance.from_config(str(folder)) as instance:
+            yield instance
+    except DagsterError as error:
+        raise Outage(f"opening the Dagster instance in {folder}: {error}") from error

@@ -1,0 +1,48 @@
+"""Failed uploads taken up again by themselves, ever more rarely: what made them fail may have passed.
+
+How often a try is repeated before an upload counts as failed at all is in `work.py`; a person can take one up at any
+time with `hls-pipeline retry`.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from hls_pipeline import failures, tables
+from hls_pipeline.errors import Conflict, Corruption
+from hls_pipeline.metadata_store import MetadataStore
+from hls_pipeline.uploads import State, Upload, back_off
+
+_FIRST, _LONGEST = 3600.0, 86400.0
+"""Seconds until the first time, doubled with each, up to the longest."""
+_TIMES = 8
+"""About four days in all; then a person must look."""
+
+
+def take_up(store: MetadataStore, now: datetime) -> tuple[Upload, ...]:
+    """Failed uploads whose time has come go on where they failed; the inbox sensor gives them runs. One that failed
+    because things that must be equal were not stays as it is: nothing heals that."""
+    upload, change = tables.upload, tables.state_change
+    times = (
+        sa.select(sa.func.count())
+        .where(change.c.upload_id == upload.c.upload_id, change.c.state == State.FAILED)
+        .scalar_subquery()
+    )
+    query = sa.select(upload.c.upload_id, upload.c.updated_at, times.label("times"))
+    with store.reading() as db:
+        failed = db.execute(query.where(upload.c.state == State.FAILED, times <= _TIMES)).all()
+    due = [row for row in failed if row.updated_at + back_off(row.times - 1, _FIRST, _LONGEST) <= now]
+    return tuple(
+        resumed
+        for row in due
+        if failures.last_code(store, row.upload_id) != Corruption.code and (resumed := _resumed(store, row, now))
+    )
+
+
+def _resumed(store: MetadataStore, row: sa.Row[tuple[str, datetime, int]], now: datetime) -> Upload | None:
+    try:
+        return store.resume(row.upload_id, now)
+    except Conflict:  # somebody was quicker
+        return None
