@@ -38,7 +38,7 @@ demo-production: setup  ## the same with PostgreSQL, RabbitMQ, two IPFS nodes, t
 
 test: setup  ## all tests, and what they need
 	@tests/install-packages.sh
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: setup  ## style and types
 	$(BIN)/ruff check
