@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 
 from hls_pipeline import metadata_store
+from hls_pipeline.gateway import vendor
 from hls_pipeline.metadata_store import MetadataStore
 from hls_pipeline.settings import Settings
 from tests import services
@@ -129,6 +131,7 @@ def as_environment(monkeypatch: pytest.MonkeyPatch) -> Callable[[Settings], None
         secret = settings.s3_secret_key
         assert secret
         monkeypatch.setenv("HLS_S3_SECRET_KEY", secret.get_secret_value())
+        monkeypatch.delenv("DAGSTER_HOME", raising=False)
         for name in ("database_url", "s3_endpoint", "s3_access_key", "s3_inbox", "s3_media"):
             monkeypatch.setenv(f"HLS_{name.upper()}", str(getattr(settings, name)))
         for name in ("ipfs_rpc_urls", "ipfs_gateway_urls"):
@@ -141,3 +144,15 @@ def _empty_world(settings: Settings, database_url: str) -> World:
     world = World.of(settings.model_copy(update={"database_url": database_url}))
     world.empty_buckets()
     return world
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium; a process can have one only."""
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    arguments.append("--autoplay-policy=no-user-gesture-required")
+    vendor.fetch()
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=arguments)
+        yield launched
+        launched.close()

@@ -14,7 +14,7 @@ from typing import Any
 import dagster as dg
 import pytest
 import sqlalchemy as sa
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser
 from typer.testing import CliRunner
 
 from hls_pipeline import clock, failures, tables
@@ -30,7 +30,6 @@ from hls_pipeline.settings import Settings
 from tests.services import World, package
 from tests.test_metadata_store import REPORT, after, finalized, held, pinned, published, received
 
-CHROMIUM = "/usr/bin/chromium"
 TOO_WIDE = """[...document.querySelectorAll("table, svg, .card, body")]
     .filter(each => each.getBoundingClientRect().right > each.parentElement.getBoundingClientRect().right + 1
         || each.scrollWidth > each.clientWidth + 1 && each.tagName !== "svg")
@@ -110,25 +109,25 @@ def test_an_empty_store_makes_a_report_too(store: MetadataStore) -> None:
     assert json.dumps(report.to_json())
 
 
-def test_the_page_needs_nothing_from_elsewhere_and_runs_nothing(busy: MetadataStore, tmp_path: Path) -> None:
+def test_the_page_needs_nothing_from_elsewhere_and_runs_nothing(
+    busy: MetadataStore, browser: Browser, tmp_path: Path
+) -> None:
     with busy.writing() as db:
         db.execute(sa.update(tables.inventory).values(content_type=EVIL))
     file = tmp_path / "report.html"
     file.write_text(report_page.html(made(busy)))
     asked: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": 1180, "height": 900})
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(file.as_uri())
-        assert page.title().startswith("hls-pipeline report")
-        assert page.locator("svg").count() == len(CHARTS)
-        assert all(box and box["width"] > 300 for box in (each.bounding_box() for each in page.locator("svg").all()))
-        for width in (1180, 600):
-            page.set_viewport_size({"width": width, "height": 900})
-            assert page.evaluate(TOO_WIDE) == []
-        assert EVIL in page.inner_text("main")
-        browser.close()
+    page = browser.new_page(viewport={"width": 1180, "height": 900})
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(file.as_uri())
+    assert page.title().startswith("hls-pipeline report")
+    assert page.locator("svg").count() == len(CHARTS)
+    assert all(box and box["width"] > 300 for box in (each.bounding_box() for each in page.locator("svg").all()))
+    for width in (1180, 600):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate(TOO_WIDE) == []
+    assert EVIL in page.inner_text("main")
+    page.close()
     assert asked == [file.as_uri()]
 
 

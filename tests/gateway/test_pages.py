@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 from pydantic import SecretStr
 
 from hls_pipeline.gateway import access, vendor
@@ -21,19 +21,7 @@ AXE = vendor.Vendored(
 )
 PATIENCE = 60_000
 """Milliseconds; nothing takes so long, unless the machine is very busy."""
-CHROMIUM = "/usr/bin/chromium"
 EVIL = "<img src=x onerror=window.hacked=1><script>window.hacked=1</script>"
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-    arguments.append("--autoplay-policy=no-user-gesture-required")
-    vendor.fetch()
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        yield launched
-        launched.close()
 
 
 @pytest.fixture

@@ -222,9 +222,9 @@ def test_two_hundred_megabytes_of_zeros_are_refused_in_a_second_without_unpackin
 ) -> None:
     file = make(200)
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.process_time()
     found = codes(open_archive(file))
-    seconds, (_, peak) = time.perf_counter() - start, tracemalloc.get_traced_memory()
+    seconds, (_, peak) = time.process_time() - start, tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert found == {"PKG_RATIO"}
     assert seconds < 1
@@ -244,13 +244,13 @@ def test_entries_that_share_their_packed_bytes_are_refused() -> None:
 
 def test_a_directory_of_a_million_entries_is_refused_before_it_is_read() -> None:
     data = zipped({f"{i}": b"" for i in range(300)}).getvalue()
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(PackageRefused) as refusal:
         ZipSource(io.BytesIO(data), Limits(files=50)).sizes()
     assert refusal.value.report.errors[0].code == "PKG_TOO_MANY_FILES"
     with pytest.raises(PackageRefused):
         TarSource(tarred({f"{i}": b"" for i in range(60)}), Limits(files=50)).sizes()
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 def test_too_much_is_refused_by_its_sizes(folder: Folder) -> None:
@@ -272,18 +272,18 @@ def test_a_playlist_of_two_hundred_thousand_references_is_refused_in_a_second(
     names = [f"#EXTINF:6,\n{i:x}.ts" for i in range(200_000)]
     file = make("\n".join(["#EXTM3U", "#EXT-X-TARGETDURATION:6", *names, "#EXT-X-ENDLIST", ""]).encode())
     file.seek(0)
-    start = time.perf_counter()
+    start = time.process_time()
     assert codes(open_archive(file)) == {"HLS_TOO_LARGE"}
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 @pytest.mark.parametrize("filler", ["A", "URI", "{$a", '"', "a=", "%", ".", "ASSET-LIST"])
 def test_long_lines_cost_no_more_than_a_second(filler: str) -> None:
     line = (filler * 64_000)[:63_900]
     text = media(f"#EXT-X-VENDOR:{line}", f"#EXT-X-MAP:URI={line}", line, "seg.ts")
-    start = time.perf_counter()
+    start = time.process_time()
     assert codes(open_archive(zipped_at_start(text))) - {"PKG_NO_PLAYLIST"}
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 def zipped_at_start(text: str) -> io.BytesIO:

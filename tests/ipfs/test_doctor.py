@@ -36,7 +36,8 @@ GOOD: dict[str, Any] = {
     "diag/sys": {"diskinfo": {"free_space": 20 << 30, "total_space": 100 << 30}},
     "config/show": {
         "Datastore": {
-            "Spec": {"type": "mount", "mounts": [{"type": "measure", "child": {"type": "flatfs", "sync": True}}]}
+            "BlockKeyCacheSize": 0,
+            "Spec": {"type": "mount", "mounts": [{"type": "measure", "child": {"type": "flatfs", "sync": True}}]},
         },
         "Gateway": {"NoFetch": True},
         "Import": {

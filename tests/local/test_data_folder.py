@@ -79,7 +79,10 @@ def test_settings_come_from_the_running_stack_unless_the_environment_is_complete
         "s3_secret_key": "b",
         "buckets": {"inbox": "in", "media": "out"},
         "ipfs_rpc": ["http://127.0.0.1:2"],
-        "ipfs_gateway": "http://127.0.0.1:3",
+        "ipfs_gateways": ["http://127.0.0.1:3"],
+        "ipfs_quorum": 1,
+        "broker": None,
+        "dagster": "http://127.0.0.1:4",
         "database": "sqlite:////x",
     }
     with DataFolder(tmp_path).locked():
