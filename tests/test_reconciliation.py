@@ -36,6 +36,12 @@ def judged_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconciliation, "_SETTLING", -reconciliation._SETTLING)
 
 
+@pytest.fixture(autouse=True)
+def every_finding_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The node is shared: pins of other tests are findings too."""
+    monkeypatch.setattr(drift, "_NAMED", 1_000_000)
+
+
 def look(world: World, **options: Any) -> Report:
     return reconciliation.reconcile(world.objects, world.nodes, world.store, world.settings, **options)
 
