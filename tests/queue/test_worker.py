@@ -25,7 +25,8 @@ def test_a_package_goes_through_the_queue_to_its_final_document_and_is_cleared(
     installation.start_worker("--health-port", str(port))
     installation.drop("v", package(request.node.name))
     (run,) = installation.look()
-    assert installation.look() == []
+    again = installation.look()
+    assert {record.job_name for record in installation.runs() if record.run_id in again} <= {"clear"}
     installation.look_until(lambda: installation.state("v") is State.CLEARED, "the upload to be cleared")
     assert installation.status(run) is DagsterRunStatus.SUCCESS
     assert [run.tags[broker.QUEUE_TAG] for run in installation.runs()] == ["light", "light"]
