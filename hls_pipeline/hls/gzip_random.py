@@ -1,7 +1,9 @@
 """Reading a gzip file at any place without unpacking it again from the start.
 
-While it is read forwards for the first time, the decompressor's state is copied every few megabytes; a jump back then
-costs at most one such stretch. It is enough of a file for `sources.TarSource`: read, seek and tell.
+While it is read forwards for the first time, the decompressor's state is copied at every mark; a jump back then costs
+at most one stretch between marks. There are a few hundred of them, so that they take some 20 MB however large the file
+is: when there are more, every second one goes, and stretches are twice as long from there on. It is enough of a file
+for `archives.TarSource`: read, seek and tell.
 """
 
 from __future__ import annotations
@@ -11,8 +13,9 @@ from bisect import bisect_right
 from collections.abc import Callable
 from typing import Any, BinaryIO, NamedTuple
 
-_STRETCH = 4 << 20
 _STEP = 1 << 16
+_FIRST_STRETCH = 4 * _STEP
+_MOST_MARKS = 512
 
 
 class _Mark(NamedTuple):
@@ -20,7 +23,6 @@ class _Mark(NamedTuple):
 
     position: int
     packed: int
-    pending: bytes
     decompressor: Any
 
 
@@ -30,7 +32,8 @@ class RandomGzip:
     def __init__(self, file: BinaryIO, check: Callable[[int, int], None]) -> None:
         self._file = file
         self._check = check
-        self._marks = [_Mark(0, 0, b"", zlib.decompressobj(31))]
+        self._marks = [_Mark(0, 0, zlib.decompressobj(31))]
+        self._stretch = _FIRST_STRETCH
         self._buffer = b""
         self._position = 0
         self._restore(self._marks[0])
@@ -69,7 +72,7 @@ class RandomGzip:
     def _restore(self, mark: _Mark) -> None:
         self._reached = mark.position
         self._packed = mark.packed
-        self._pending = mark.pending
+        self._pending = b""
         self._decompressor = mark.decompressor.copy()
         self._buffer = b""
 
@@ -82,14 +85,20 @@ class RandomGzip:
             self._decompressor = zlib.decompressobj(31)
         elif not self._pending and not self._fill():
             raise EOFError("the gzip file is cut off")
-        data = self._decompressor.decompress(self._pending, _STEP * 4)
+        data = self._decompressor.decompress(self._pending, _FIRST_STRETCH)
         self._pending = self._decompressor.unconsumed_tail
         self._buffer += data
         self._reached += len(data)
         self._check(self._reached, self._packed)
-        if self._reached - self._marks[-1].position >= _STRETCH and not self._decompressor.eof:
-            self._marks.append(_Mark(self._reached, self._packed, self._pending, self._decompressor.copy()))
+        if self._reached - self._marks[-1].position >= self._stretch and not self._decompressor.eof:
+            self._mark()
         return True
+
+    def _mark(self) -> None:
+        self._marks.append(_Mark(self._reached, self._packed - len(self._pending), self._decompressor.copy()))
+        if len(self._marks) > _MOST_MARKS:
+            self._marks = self._marks[::2]
+            self._stretch *= 2
 
     def _fill(self) -> bool:
         self._file.seek(self._packed)
