@@ -17,7 +17,7 @@ from hls_pipeline.hls.paths import is_junk
 from hls_pipeline.hls.policy import Policy
 from hls_pipeline.hls.reader import Context
 from hls_pipeline.hls.reading import parse
-from hls_pipeline.hls.side_files import SideKind, names_images, parse_side_file
+from hls_pipeline.hls.side_files import SideKind, names_images, parse_side_file, size_limit
 from hls_pipeline.hls.sources import Source
 from hls_pipeline.hls.text import looks_like_playlist
 
@@ -28,6 +28,7 @@ _SIDE_KINDS: Mapping[str, SideKind] = {
     "daterange_resource": "chapters",
     "steering": "chapters",
 }
+_SUBTITLES = frozenset({"segment", "session_data", "raw_data"})
 Document = Playlist | SideFile
 _Steps: TypeAlias = "Iterator[_Steps]"
 """What is left to follow in a document; each item is what is left in a document that it refers to."""
@@ -51,6 +52,8 @@ class Library:
         self._data: dict[str, bytes] = {}
         self._read: dict[str, _Read] = {}
         self._sides: dict[str, tuple[SideFile | None, Findings]] = {}
+        self._tracks: dict[str, str] = {}
+        """Playlist → its first WebVTT segment."""
         self._heads: dict[str, bytes] = {}
         self._references = 0
         self._bytes = 0
@@ -95,26 +98,28 @@ class Library:
             refuse("HLS_TOO_LARGE", path, f"the playlists of the package have more than {10 * limit:,} bytes")
         return data
 
-    def side_file(self, path: str, kind: str) -> tuple[SideFile | None, Findings]:
-        """The side file at `path` if a reference of this kind leads to one that is understood."""
+    def side_file(self, path: str, kind: str, owner: str) -> tuple[SideFile | None, Findings]:
+        """The side file at `path` if a reference of this kind, in the document `owner`, leads to one we understand."""
         if path not in self._sides:
             findings = Findings(self.policy.severities)
-            side = self._side_kind(path, kind)
-            context = Context(path, self.sizes, self.policy, findings)
-            limit = self.policy.limits.side_file_size
-            read = parse_side_file(context, self.read_bytes(path, limit), side) if side else None
+            read = self._read_side(Context(path, self.sizes, self.policy, findings), kind, owner)
             self._sides[path] = (read if read and read.references else None), findings
         return self._sides[path]
 
-    def _side_kind(self, path: str, kind: str) -> SideKind | None:
-        if kind in _SIDE_KINDS:
-            return _SIDE_KINDS[kind]
-        # WebVTT by the thousand need not be read when there is no picture they could name.
-        subtitle = extension(path) in (".vtt", ".webvtt") and kind in ("segment", "raw_data")
-        small = self.sizes[path] <= self.policy.limits.side_file_size
-        if subtitle and self._has_images and small:
-            return "thumbnails" if names_images(self.read_bytes(path, self.policy.limits.side_file_size)) else None
-        return None
+    def _read_side(self, context: Context, kind: str, owner: str) -> SideFile | None:
+        path = context.path
+        webvtt = kind in _SUBTITLES and extension(path) in (".vtt", ".webvtt")
+        side = "thumbnails" if webvtt else _SIDE_KINDS.get(kind)
+        if side is None or (webvtt and not self._may_name_images(path, kind, owner)):
+            return None
+        data = self.read_bytes(path, size_limit(self.policy.limits, side))
+        return None if webvtt and not names_images(data) else parse_side_file(context, data, side, kind == "segment")
+
+    def _may_name_images(self, path: str, kind: str, owner: str) -> bool:
+        """Segments by the thousand need not be read when there is no picture they could name: the first one tells."""
+        first = self._tracks.setdefault(owner, path)
+        wanted = kind != "segment" or self._has_images or first == path or self._sides[first][0] is not None
+        return wanted and self.sizes[path] <= size_limit(self.policy.limits, "thumbnails")
 
 
 def find_root(library: Library, named: str | None, findings: Findings) -> str | None:
@@ -186,7 +191,7 @@ def _children(library: Library, path: str) -> Iterator[str]:
         if reference.kind in ("playlist", "asset", "daterange_resource"):
             yield target
         elif reference.kind == "asset_list":
-            side, _ = library.side_file(target, reference.kind)
+            side, _ = library.side_file(target, reference.kind, path)
             yield from (r.target for r in side.references if r.target) if side else ()
 
 
@@ -291,7 +296,7 @@ class Walk:
         first = target not in self.mentions
         self.mentions.setdefault(target, []).append(Mention(document, reference))
         if first:
-            side, findings = self.library.side_file(target, reference.kind)
+            side, findings = self.library.side_file(target, reference.kind, document.path)
             self.findings.extend(findings.result())
             if side is not None:
                 self._open[target] = None

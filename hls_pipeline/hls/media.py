@@ -18,11 +18,14 @@ from hls_pipeline.hls.text import looks_like_playlist
 _HEAD = 4096
 _PACKET = 188
 _ACTIVE = re.compile(
-    rb"<!doctype html|<html|<head|<body|<script|<svg|<iframe|<\?xml[^>]*>\s*<(?:\w+:)?(?:html|svg)|#!|MZ|\x7fELF",
+    rb"<!--|<(?:!doctype html|html|head|body|title|style|script|iframe|svg|h1|div|font|table|a|b|br|p)[\s/>]"
+    rb"|<\?xml[^>]*>\s*<(?:\w+:)?(?:html|svg)|%PDF-|#!|MZ|\x7fELF",
     re.IGNORECASE,
 )
+"""What browsers take for a page whatever its name (https://mimesniff.spec.whatwg.org/#identifying-a-resource-with-an-unknown-mime-type),
+and programs."""
 _MEDIA_ROLES = frozenset({"segment", "part", "hint", "init"})
-_IMAGE = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF")
+_IMAGE = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8")
 _ID3_STAMP = b"com.apple.streaming.transportStreamTimestamp"
 
 
@@ -102,11 +105,13 @@ class MediaProbe:
         media = bool(self._uses.roles & _MEDIA_ROLES)
         if self._format == "playlist":
             self._add("URI_KIND_MISMATCH", "the file is a playlist")
-        elif _ACTIVE.match(self._head.lstrip(b"\xef\xbb\xbf \t\r\n")):
+        elif is_active(self._head):
             code = "MEDIA_UNKNOWN_TYPE" if media else "PKG_FORBIDDEN_TYPE"
             self._add(code, f"the file begins with {shown(self._head[:60].decode('utf-8', 'replace'))}")
         elif media and self._format != "hidden":
             self._judge_media()
+        elif "image" in self._uses.roles and self._format not in ("image", "mp4"):  # AVIF and HEIC are made of boxes
+            self._add("MEDIA_UNKNOWN_TYPE", f"the file is no picture; it begins with {self._begin_shown()}")
 
     def _judge_media(self) -> None:
         if self._format == "ts":
@@ -119,8 +124,11 @@ class MediaProbe:
             if self._uses.segmented and "segment" in self._uses.roles and _ID3_STAMP not in self._head:
                 self._add("MEDIA_NO_TIMESTAMP", "packed audio without the ID3 time stamp of HLS")
         elif self._format != "image" or not self._uses.images:
-            begin = shown(self._head[:24].decode("latin-1"))
-            self._add("MEDIA_UNKNOWN_TYPE", f"the file is no media that HLS knows; it begins with {begin}")
+            text = f"the file is no media that HLS knows; it begins with {self._begin_shown()}"
+            self._add("MEDIA_UNKNOWN_TYPE", text)
+
+    def _begin_shown(self) -> str:
+        return shown(self._head[:24].decode("latin-1"))
 
     def _judge_ts(self) -> None:
         if self._ts_broken is not None:
@@ -158,6 +166,11 @@ class MediaProbe:
             self._add("MEDIA_NO_TIMESTAMP", "WebVTT without X-TIMESTAMP-MAP: cues may be shown at the wrong time")
 
 
+def is_active(head: bytes) -> bool:
+    """Whether a browser would show a file as a page, or a computer run it."""
+    return bool(_ACTIVE.match(head[:_HEAD].lstrip(b"\xef\xbb\xbf \t\r\n")))
+
+
 def sniff(head: bytes) -> str:
     """The format that the first bytes of a file show; '' for nothing that HLS knows."""
     if looks_like_playlist(head):
@@ -168,7 +181,7 @@ def sniff(head: bytes) -> str:
         return "mp4"
     if head.removeprefix(b"\xef\xbb\xbf")[:6] == b"WEBVTT":
         return "vtt" if re.match(rb"WEBVTT(?:[ \t\r\n]|$)", head.removeprefix(b"\xef\xbb\xbf")) else ""
-    if head.startswith(_IMAGE):
+    if head.startswith(_IMAGE) or (head.startswith(b"RIFF") and head[8:12] == b"WEBP"):
         return "image"
     return _sniff_audio(head)
 

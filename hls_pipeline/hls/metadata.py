@@ -6,11 +6,10 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, NoReturn
 
-from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
 
 from hls_pipeline.hls.findings import Findings, shown
 from hls_pipeline.hls.policy import Limits
@@ -34,8 +33,6 @@ class CreatorFields(BaseModel):
     title: Annotated[StrictStr, Field(max_length=1000)] | None = None
     description: Annotated[StrictStr, Field(max_length=20_000)] | None = None
     language: Annotated[StrictStr, Field(max_length=100)] | None = None
-    tags: Annotated[list[StrictStr], Field(max_length=200)] | None = None
-    duration: StrictInt | StrictFloat | None = None
 
 
 class _TooLarge(ValueError):
@@ -53,7 +50,7 @@ def read_metadata(path: str, data: bytes, limits: Limits, findings: Findings) ->
     except _TooLarge as error:
         findings.add("META_TOO_LARGE", path, None, str(error))
         return {}
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         findings.add("META_NOT_JSON", path, getattr(error, "lineno", None), shown(str(error)))
         return {}
     return fields if check_fields(path, fields, findings) else {}
@@ -76,21 +73,13 @@ def check_fields(path: str, fields: Mapping[str, Any], findings: Findings) -> bo
 
 
 def _parse(data: bytes) -> dict[str, Any]:
-    text = data.decode("utf-8-sig")
-    depth = max(_depths(text), default=0)
-    if depth > 1000:  # before the parser recurses into it
-        raise _TooLarge(f"nested {depth:,} levels deep")
-    fields = json.loads(text, object_pairs_hook=_pairs, parse_constant=_no_constant)
+    try:
+        fields = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_pairs, parse_constant=_no_constant)
+    except RecursionError as error:
+        raise _TooLarge("nested very deep") from error
     if not isinstance(fields, dict):
         raise ValueError("the top is no JSON object")
     return fields
-
-
-def _depths(text: str) -> Iterator[int]:
-    depth = 0
-    for match in re.finditer(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', text):
-        depth += (match.group() in "[{") - (match.group() in "]}")
-        yield depth
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

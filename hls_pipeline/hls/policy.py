@@ -36,7 +36,9 @@ class Limits:
     references: int = 200_000
     """Of one playlist; five times this for all playlists of a package."""
     playlists: int = 2_000
-    side_file_size: int = 16 << 20
+    thumbnails_size: int = 16 << 20
+    json_size: int = 2 << 20
+    """Of an asset list or a chapters file: parsed, it takes forty times the memory."""
     metadata_size: int = 256 << 10
     metadata_depth: int = 16
     metadata_values: int = 5_000

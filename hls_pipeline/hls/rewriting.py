@@ -20,7 +20,9 @@ from hls_pipeline.hls.uris import folder_of, repaired
 
 Document = Playlist | SideFile
 
-_UNFIT = re.compile(r'["\x00-\x1f\x7f-\x9f\u2028\u2029]|^#|^\s|\s$|\{\$')
+_UNFIT = re.compile(r'["\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]|^#|^\s|\s$|\{\$')
+_HALF = re.compile(r"[\ud800-\udfff]")
+"""Of a surrogate pair: it has no UTF-8."""
 
 
 def rewrite(document: Document, rename: Callable[[Reference], str | None]) -> bytes:
@@ -69,11 +71,12 @@ def _replace(document: Document, wanted: Sequence[str | None]) -> bytes:
 
 def _fit(document: Document, reference: Reference, new: str) -> str:
     """`new` as it is spelled at this place. Raises UsageError where it would end the line or the value."""
-    if isinstance(document, SideFile) and document.kind != "thumbnails":
-        return json.dumps(new, ensure_ascii=False)[1:-1]
+    in_json = isinstance(document, SideFile) and document.kind != "thumbnails"
     bare = reference.attr is not None and not reference.quoted
-    if not new or _UNFIT.search(new) or (bare and re.search(r"[,\s]", new)):
+    if not new or (_HALF if in_json else _UNFIT).search(new) or (bare and re.search(r"[,\s]", new)):
         raise UsageError(f"{document.path} line {reference.line}: {shown(new)} cannot stand as a URI there")
+    if in_json:
+        return json.dumps(new, ensure_ascii=False)[1:-1]
     if isinstance(document, SideFile) and re.search(r"[\s#]", new):
         raise UsageError(f"{document.path} line {reference.line}: {shown(new)} cannot stand in a cue")
     return new

@@ -12,18 +12,20 @@ import re
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
+from hls_pipeline.hls.content_types import IMAGES, extension
 from hls_pipeline.hls.findings import Severity, shown
+from hls_pipeline.hls.media import is_active
 from hls_pipeline.hls.model import Reference, SideFile
+from hls_pipeline.hls.policy import Limits
 from hls_pipeline.hls.reader import Context
 from hls_pipeline.hls.uris import folder_of, resolve
 
 SideKind = Literal["asset_list", "chapters", "thumbnails"]
 
 _DEPTH = 64
-_JSON = re.compile(r'"[^"\\\x00-\x1f]*(?:\\.[^"\\\x00-\x1f]*)*"|[\[\]{}:,]|[^\s\[\]{}:,"]+')
-_IMAGE_CUE = re.compile(
-    r"(?m)^(?!.*-->)([^\s#]+\.(?:jpe?g|png|webp|gif|avif)(?:\?[^\s#]*)?)(?:#\S*)?[ \t]*\r?$", re.IGNORECASE
-)
+_JSON = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}:,]|[^\s\[\]{}:,"]++')
+_WORD = re.compile(r"(?<![^\r\n])([^\s#]++)(#\S*+)?[ \t]*+(?![^\r\n])")
+"""A line of one word, without and with fragment."""
 _NAMES_FILE = re.compile(r"uri|url|href|src", re.IGNORECASE)
 
 
@@ -34,6 +36,9 @@ class _Place(NamedTuple):
     uri: str
     start: int
     end: int
+    line: int
+    sure: bool = True
+    """Whether this is meant to name a file; a line of a subtitle may just look like it."""
 
 
 class _String(NamedTuple):
@@ -43,46 +48,78 @@ class _String(NamedTuple):
     end: int
 
 
-def parse_side_file(context: Context, data: bytes, kind: SideKind) -> SideFile | None:
-    """The side file with its references, or None where it cannot be read. Broken rules go to the findings."""
-    places = _places(context, data, kind)
-    if places is None:
-        return None
-    text = data.decode("utf-8")
-    return SideFile(context.path, data, kind, tuple(_reference(context, text, place) for place in places))
-
-
-def scan_side_file(data: bytes, kind: SideKind) -> list[str]:
-    """The raw URIs of a side file, for comparing two forms of it. Raises ValueError where it cannot be read."""
-    text = data.decode("utf-8")
-    return [text[place.start : place.end] for place in _scan(text, kind)]
-
-
-def _scan(text: str, kind: SideKind) -> list[_Place]:
-    if kind == "thumbnails":
-        return [_Place("image", m.group(1), m.start(1), m.end(1)) for m in _IMAGE_CUE.finditer(text)]
-    return [
-        _Place(known, string.value, string.start, string.end)
-        for string in _strings(text)
-        if (known := _known(string.path, kind))
-    ]
-
-
-def _places(context: Context, data: bytes, kind: SideKind) -> list[_Place] | None:
-    limit = context.policy.limits.side_file_size
+def parse_side_file(context: Context, data: bytes, kind: SideKind, spoken: bool = False) -> SideFile | None:
+    """The side file with its references, or None where it cannot be read. Broken rules go to the findings. `spoken`:
+    a WebVTT that is used as a subtitle, whose lines are what people say."""
+    limits = context.policy.limits
+    limit = size_limit(limits, kind)
     if len(data) > limit:
         context.findings.add("HLS_TOO_LARGE", context.path, None, f"the side file is larger than {limit:,} bytes")
         return None
     try:
         text = data.decode("utf-8")
-        if kind != "thumbnails":
-            _flag_unknown(context, text, kind)
-        return _scan(text, kind)
-    except ValueError as error:
-        mild: Severity | None = None if kind == "asset_list" else "warning"  # only ads are needed to play
-        text = f"it cannot be read: {shown(str(error))}"
-        context.findings.add("SIDE_FILE_BROKEN", context.path, None, text, severity=mild)
+        places = _cues(text, spoken) if kind == "thumbnails" else _uris(text, kind, context)
+    except (ValueError, RecursionError) as error:
+        if data and not is_active(data):  # those two are found when the file itself is looked at
+            mild: Severity | None = None if kind == "asset_list" else "warning"  # only ads are needed to play
+            message = f"it cannot be read: {shown(str(error))}"
+            context.findings.add("SIDE_FILE_BROKEN", context.path, None, message, severity=mild)
         return None
+    if len(places) >= limits.references:
+        message = f"the side file has {len(places):,} references; fewer than {limits.references:,} are allowed"
+        context.findings.add("HLS_TOO_LARGE", context.path, None, message)
+        return None
+    return SideFile(context.path, data, kind, tuple(_reference(context, text, place) for place in places))
+
+
+def size_limit(limits: Limits, kind: SideKind) -> int:
+    return limits.thumbnails_size if kind == "thumbnails" else limits.json_size
+
+
+def scan_side_file(data: bytes, kind: SideKind) -> list[str]:
+    """The raw URIs of a side file, for comparing two forms of it. Raises ValueError where it cannot be read."""
+    text = data.decode("utf-8")
+    places = _cues(text) if kind == "thumbnails" else _uris(text, kind)
+    return [text[place.start : place.end] for place in places]
+
+
+def names_images(data: bytes) -> bool:
+    """Whether a WebVTT file is a thumbnail track."""
+    return bool(_cues(data.decode("utf-8", "replace")))
+
+
+def _cues(text: str, spoken: bool = False) -> list[_Place]:
+    """Lines of WebVTT that name a picture and nothing else."""
+    places, lines = [], _Lines(text)
+    for word in _WORD.finditer(text):
+        name, part = word[1], "#xywh=" in (word[2] or "")
+        if part or (extension(name.partition("?")[0]) in IMAGES and "-->" not in name):
+            places.append(_Place("image", name, word.start(1), word.end(1), lines.at(word.start()), part or not spoken))
+    return places
+
+
+def _uris(text: str, kind: SideKind, context: Context | None = None) -> list[_Place]:
+    """What is known to name a file. What only seems to is a finding, where somebody collects them."""
+    places, lines = [], _Lines(text)
+    for string in _strings(text):
+        known = _known(string.path, kind)
+        if known:
+            places.append(_Place(known, string.value, string.start, string.end, lines.at(string.start)))
+        elif context is not None:
+            _flag(context, string, lines)
+    return places
+
+
+class _Lines:
+    """Line numbers of places that are asked for in order; each character is counted once."""
+
+    def __init__(self, text: str) -> None:
+        self._text, self._place, self._line = text, 0, 1
+
+    def at(self, place: int) -> int:
+        self._line += self._text.count("\n", self._place, place)
+        self._place = place
+        return self._line
 
 
 def _known(path: tuple[str | int, ...], kind: SideKind) -> str | None:
@@ -91,18 +128,20 @@ def _known(path: tuple[str | int, ...], kind: SideKind) -> str | None:
     return "image" if len(path) == 4 and path[1] == "images" and path[3] == "url" else None
 
 
-def _flag_unknown(context: Context, text: str, kind: SideKind) -> None:
-    for string in _strings(text):
-        name = next((part for part in reversed(string.path) if isinstance(part, str)), "")
-        if not _known(string.path, kind) and _NAMES_FILE.search(name):
-            line = text.count("\n", 0, string.start) + 1
-            message = f"{shown(name, 60)} with {shown(string.value, 120)} stays as it is"
-            context.findings.add("SIDE_FILE_OPAQUE", context.path, line, message)
+def _flag(context: Context, string: _String, lines: _Lines) -> None:
+    name = next((part for part in reversed(string.path) if isinstance(part, str)), "")
+    if _NAMES_FILE.search(name) and not context.findings.is_full("SIDE_FILE_OPAQUE", context.path):
+        message = f"{shown(name, 60)} with {shown(string.value, 120)} stays as it is"
+        context.findings.add("SIDE_FILE_OPAQUE", context.path, lines.at(string.start), message)
 
 
 def _strings(text: str) -> Iterator[_String]:
-    """Every string value of a JSON text with its path and the place of its characters between the quotes."""
-    _check_json(text)
+    """Every string value of a JSON text with its path and the place of its characters between the quotes.
+
+    Raises ValueError or RecursionError unless the text is JSON of bearable depth. That is asked first: over a text
+    whose strings do not end, the pattern would look for their ends again and again.
+    """
+    json.loads(text)
     path: list[str | int] = []
     expects_key: list[bool] = []
     for match in _JSON.finditer(text):
@@ -110,6 +149,8 @@ def _strings(text: str) -> Iterator[_String]:
         if piece in "{[":
             path.append(0 if piece == "[" else "")
             expects_key.append(piece == "{")
+            if len(path) > _DEPTH:
+                raise ValueError(f"nested deeper than {_DEPTH}")
         elif piece in "}]":
             path.pop()
             expects_key.pop()
@@ -120,36 +161,23 @@ def _strings(text: str) -> Iterator[_String]:
                 path[-1] = last + 1
         elif piece[0] == '"':
             if expects_key and expects_key[-1]:
-                path[-1], expects_key[-1] = json.loads(piece), False
+                path[-1], expects_key[-1] = _value(piece), False
             else:
-                yield _String(tuple(path), json.loads(piece), match.start() + 1, match.end() - 1)
+                yield _String(tuple(path), _value(piece), match.start() + 1, match.end() - 1)
 
 
-def _check_json(text: str) -> None:
-    """Raises ValueError unless the text is JSON of bearable depth."""
-    depth = deepest = 0
-    for match in _JSON.finditer(text):
-        piece = match.group()
-        depth += (piece in "{[") - (piece in "}]")
-        deepest = max(deepest, depth)
-    if deepest > _DEPTH:
-        raise ValueError(f"nested deeper than {_DEPTH}")
-    json.loads(text)
+def _value(piece: str) -> str:
+    return json.loads(piece) if "\\" in piece else piece[1:-1]
 
 
 def _reference(context: Context, text: str, place: _Place) -> Reference:
-    line = text.count("\n", 0, place.start) + 1
     resolution = resolve(place.uri, folder_of(context.path), context.files)
     for code, message in resolution.problems:
         # A picture on some web server is nobody's danger; an advertisement that is fetched from there is missing.
         outside = place.kind == "image" and code == "URI_ABSOLUTE_HTTP"
-        context.findings.add(code, context.path, line, message, severity="warning" if outside else None)
+        mild: Severity | None = "warning" if outside or not place.sure else None
+        context.findings.add(code, context.path, place.line, message, severity=mild)
     return Reference(
-        line, "", None, place.kind, text[place.start : place.end], place.start, place.end, None,
+        place.line, "", None, place.kind, text[place.start : place.end], place.start, place.end, None,
         resolution.target, place.uri, quoted=True,
     )  # fmt: skip
-
-
-def names_images(data: bytes) -> bool:
-    """Whether a WebVTT file is a thumbnail track."""
-    return b"#xywh=" in data or bool(_IMAGE_CUE.search(data.decode("utf-8", "replace")))

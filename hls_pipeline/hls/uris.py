@@ -26,7 +26,8 @@ _UNENCODED = re.compile(r"[^A-Za-z0-9._~!$&'()*+,;=:@/?%-]")
 _UNPRINTABLE = re.compile(r"[^!-~]")
 _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _SEPARATOR = re.compile(r"%(?:2f|5c|00)", re.IGNORECASE)
-_INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""Half a surrogate pair, which JSON can spell, belongs to no character and has no UTF-8."""
 _SAFE = "/!$&'()*+,;=@~"
 
 _SCHEMES = {

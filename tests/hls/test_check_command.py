@@ -123,7 +123,7 @@ def test_a_playlist_that_cannot_be_read_with_certainty_is_refused(tmp_path: Path
     assert "HLS_BAD_ATTR_LIST" in result.stderr
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '{"all.m4s": 7}', '{"all.m4s": "a\\nb"}'])
+@pytest.mark.parametrize("text", ["[]", "{", '{"all.m4s": 7}', '{"all.m4s": "a\\nb"}', '{"all.m4s": "\\ud800"}'])
 def test_a_map_that_is_none_is_wrong_usage(tmp_path: Path, text: str) -> None:
     names = tmp_path / "map.json"
     names.write_text(text)
