@@ -50,7 +50,8 @@ format: setup  ## style, corrected
 	$(BIN)/ruff format
 
 bench: setup  ## side-by-side measurements
-	@set -e; for program in bench/*.py; do echo "== $$program"; $(BIN)/python "$$program"; done
+	@set -e; for program in $(filter-out __init__,$(basename $(notdir $(wildcard bench/*.py)))); do \
+	  echo "== $$program"; $(BIN)/python -m bench.$$program; done
 
 lock:  ## requirements.lock from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-strip-extras --extra dev --python-version 3.11 \

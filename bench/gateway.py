@@ -1,7 +1,7 @@
 """The gateway against the bare tools on the same S3: accepting packages, reading status, memory under large uploads.
 
 Prints one line per measurement. `s5cmd cp` of the same files to the same server is the yardstick for accepting.
-Sizes can be reduced: `python bench/gateway.py --large-mb 64`.
+Sizes can be reduced: `python -m bench.gateway --large-mb 64`.
 """
 
 from __future__ import annotations

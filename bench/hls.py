@@ -1,6 +1,6 @@
 """How fast playlists are scanned and rewritten, beside m3u8, and how fast a package streams past the checks.
 
-Run it from the project: `.venv/bin/python bench/hls.py [--megabytes 1000]`. Numbers are the best of three runs.
+Run it from the project: `.venv/bin/python -m bench.hls [--megabytes 1000]`. Numbers are the best of three runs.
 """
 
 from __future__ import annotations

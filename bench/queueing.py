@@ -2,7 +2,7 @@
 
 One line per measurement: seconds from `_READY` to the final document beside the same steps walked in this process, the
 wait between launch and worker, small packages per minute, and how the workers' memory grows. Root or sudo, PostgreSQL
-and RabbitMQ are needed; `python bench/queueing.py --growth 1000` runs longer.
+and RabbitMQ are needed; `python -m bench.queueing --growth 1000` runs longer.
 """
 
 from __future__ import annotations
