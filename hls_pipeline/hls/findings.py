@@ -141,9 +141,9 @@ def refuse(code: str, path: str, message: str) -> NoReturn:
 
 
 def shown(text: str, limit: int = _FOREIGN) -> str:
-    """A stranger's text in quotes, with everything invisible escaped, at most `limit` characters of it."""
-    cut = text if len(text) <= limit else text[:limit] + "…"
-    return "'" + _visible(cut) + "'"
+    """A stranger's text in quotes, with everything invisible escaped, then at most `limit` characters of it."""
+    visible = _visible(text[: limit + 1])
+    return f"'{visible}'" if len(visible) <= limit else f"'{visible[:limit]}…'"
 
 
 def _visible(text: str) -> str:

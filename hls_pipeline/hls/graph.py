@@ -20,6 +20,7 @@ from hls_pipeline.hls.reading import parse
 from hls_pipeline.hls.side_files import SideKind, names_images, parse_side_file, size_limit
 from hls_pipeline.hls.sources import Source
 from hls_pipeline.hls.text import looks_like_playlist
+from hls_pipeline.hls.uris import FileNames
 
 _PLAYLIST_KINDS = frozenset({"playlist", "asset", "rendition_report"})
 _SIDE_KINDS: Mapping[str, SideKind] = {
@@ -46,7 +47,7 @@ class Library:
     """The documents of a package, each read at most once under one parent."""
 
     def __init__(self, source: Source, sizes: Mapping[str, int], policy: Policy) -> None:
-        self.sizes = sizes
+        self.sizes = FileNames(sizes)
         self.policy = policy
         self._source = source
         self._data: dict[str, bytes] = {}

@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from decimal import Decimal
 from typing import ClassVar, NamedTuple
 
 from hls_pipeline.hls.findings import shown
 from hls_pipeline.hls.model import ByteRange, Playlist, PlaylistKind, Segment
 from hls_pipeline.hls.reader import Context, PlaylistReader, integer
-from hls_pipeline.hls.tokens import Token
+from hls_pipeline.hls.tokens import Token, place_of
 
 MEDIA_TAGS = frozenset({
     "EXTINF", "EXT-X-BYTERANGE", "EXT-X-DISCONTINUITY", "EXT-X-KEY", "EXT-X-MAP", "EXT-X-PROGRAM-DATE-TIME",
     "EXT-X-GAP", "EXT-X-BITRATE", "EXT-X-PART", "EXT-X-TARGETDURATION", "EXT-X-MEDIA-SEQUENCE",
     "EXT-X-DISCONTINUITY-SEQUENCE", "EXT-X-ENDLIST", "EXT-X-PLAYLIST-TYPE", "EXT-X-I-FRAMES-ONLY",
     "EXT-X-IMAGES-ONLY", "EXT-X-PART-INF", "EXT-X-SERVER-CONTROL", "EXT-X-SKIP", "EXT-X-PRELOAD-HINT",
-    "EXT-X-RENDITION-REPORT", "EXT-X-ALLOW-CACHE", "EXT-X-DATERANGE", "EXT-X-TILES",
+    "EXT-X-RENDITION-REPORT", "EXT-X-DATERANGE", "EXT-X-TILES",
 })  # fmt: skip
 
 _ONCE = frozenset({
@@ -36,18 +37,14 @@ _LIVE = (
     "EXT-X-SKIP",
 )
 _DURATION = re.compile(r"[0-9]{1,20}(?:\.[0-9]{0,30})?|\.[0-9]{1,30}")
-_DATE = re.compile(r"\d{4}-?\d\d-?\d\d[Tt ]\d\d:?\d\d(:?\d\d([.,]\d+)?)?([Zz]|[+-]\d\d(:?\d\d)?)?", re.ASCII)
-_IV = re.compile(r"0[xX][0-9A-Fa-f]{1,32}")
+_DATE = re.compile(
+    r"\d{4}-?(0[1-9]|1[0-2])-?(0[1-9]|[12]\d|3[01])[Tt ]([01]\d|2[0-4]):?[0-5]\d(:?([0-5]\d|60)([.,]\d+)?)?"
+    r"([Zz]|[+-]\d\d(:?\d\d)?)?",
+    re.ASCII,
+)
+_new = tuple.__new__
 _HIDING = ("AES-128", "AES-256")
 """Methods that encrypt the whole segment, container included (AES-256, AES-256-CTR, AES-256-GCM begin alike)."""
-_METHODS = frozenset(
-    {"NONE", "AES-128", "SAMPLE-AES", "SAMPLE-AES-CTR", "SAMPLE-AES-CENC", "AES-256", "AES-256-CTR", "AES-256-GCM"}
-)
-
-
-class _Extinf(NamedTuple):
-    token: Token
-    duration: Decimal | None
 
 
 class _Key(NamedTuple):
@@ -73,7 +70,8 @@ class MediaReader(PlaylistReader):
         self.kind: PlaylistKind = "media"
         self.target_duration: int | None = None
         self.playlist_type: str | None = None
-        self._extinf: _Extinf | None = None
+        self._extinf: Token | None = None
+        self._duration: Decimal | None = None
         self._durations: dict[str, Decimal] = {}
         self._range: tuple[Token, int, int | None] | None = None
         self._gap = False
@@ -82,6 +80,7 @@ class MediaReader(PlaylistReader):
         self._mapped = False
         self._map_token: Token | None = None
         self._previous: tuple[str, int] | None = None
+        self._previous_part: tuple[str, int] | None = None
         self._dateranges: list[Token] = []
         self._live: dict[str, Token] = {}
         self.handlers |= {
@@ -123,8 +122,8 @@ class MediaReader(PlaylistReader):
     def on_extinf(self, token: Token) -> None:
         if self._extinf is not None:
             self._without_uri(self._extinf)
-        duration = self._durations.get(token.value) or self._read_duration(token)
-        self._extinf = _Extinf(token, duration)
+        self._extinf = token
+        self._duration = self._durations.get(token.value) or self._read_duration(token)
 
     def _read_duration(self, token: Token) -> Decimal | None:
         """The seconds of an EXTINF. Spellings without fault are remembered: most segments last equally long."""
@@ -153,11 +152,11 @@ class MediaReader(PlaylistReader):
         if extinf is None:
             self.add("HLS_MISSING_EXTINF", token, f"{shown(token.value)} has no EXTINF")
         self.refer(token, byterange=byterange, cipher=self._cipher, mapped=self._mapped, gap=gap)
-        if extinf is not None and extinf.duration is not None:
-            self.segments.append(Segment(extinf.token.line, extinf.duration, self.references[-1]))
+        if extinf is not None and self._duration is not None:
+            self.segments.append(_new(Segment, (extinf.line, self._duration, self.references[-1])))
 
-    def _without_uri(self, extinf: _Extinf) -> None:
-        self.add("HLS_SEGMENT_WITHOUT_URI", extinf.token, "no URI follows this EXTINF")
+    def _without_uri(self, extinf: Token) -> None:
+        self.add("HLS_SEGMENT_WITHOUT_URI", extinf, "no URI follows this EXTINF")
 
     def on_byterange(self, token: Token) -> None:
         self.need(4, "EXT-X-BYTERANGE", token)
@@ -187,8 +186,6 @@ class MediaReader(PlaylistReader):
     def on_key(self, token: Token) -> None:
         values = self.values(token)
         method, keyformat = values.get("METHOD", ""), values.get("KEYFORMAT", "identity")
-        if method and method not in _METHODS:
-            self.add("HLS_BAD_ATTR_VALUE", token, f"METHOD {shown(method)} is not known")
         if method == "NONE":
             if len(values) > 1:
                 self.add("HLS_KEY_NONE_ATTRS", token, "METHOD=NONE allows no other attribute")
@@ -198,14 +195,13 @@ class MediaReader(PlaylistReader):
                 self.missing(token, "EXT-X-KEY has no URI")
             self._check_key_attributes(token, values)
             self._keys[keyformat] = _Key(method, "IV" in values)
-        self._cipher = next((k.method for k in self._keys.values() if k.method.startswith(_HIDING)), None)
-        self.refer(token, cipher=method)
+        hiding = [key.method for key in self._keys.values() if key.method.startswith(_HIDING)]
+        self._cipher = hiding[0] if hiding else None
+        self.refer(token, cipher=method, keyformat=keyformat)
 
     def _check_key_attributes(self, token: Token, values: dict[str, str]) -> None:
         if "IV" in values:
             self.need(2, "IV", token)
-            if not _IV.fullmatch(values["IV"]):
-                self.add("HLS_BAD_ATTR_VALUE", token, f"IV {shown(values['IV'])} is no hexadecimal number of 128 bits")
         if "KEYFORMAT" in values or "KEYFORMATVERSIONS" in values:
             self.need(5, "KEYFORMAT", token)
 
@@ -231,6 +227,8 @@ class MediaReader(PlaylistReader):
 
     def on_number(self, token: Token) -> None:
         value = self.plain_value(token)
+        if self.segments:
+            self.add("HLS_BAD_ATTR_VALUE", token, f"{token.tag} must stand before the first segment")
         if integer(value) is None:
             self.add("HLS_BAD_NUMBER", token, f"{shown(value)} is no decimal integer")
 
@@ -258,14 +256,22 @@ class MediaReader(PlaylistReader):
 
     def on_daterange(self, token: Token) -> None:
         self._dateranges.append(token)
+        values = {name: attribute.value for name, attribute in token.attributes.items()}
         for name in ("START-DATE", "END-DATE"):
-            if name in token.attributes and not _DATE.fullmatch(token.attributes[name].value):
-                self.add("HLS_BAD_DATE", token, f"{name} {shown(token.attributes[name].value)} is no date and time")
+            if name in values and not _DATE.fullmatch(values[name]):
+                text = f"{name} {shown(values[name])} is no date and time"
+                self.add("HLS_BAD_DATE", token, text, place_of(token, name))
+        if _is_before(values.get("END-DATE"), values.get("START-DATE")):
+            self.add("HLS_BAD_ATTR_VALUE", token, "END-DATE is before START-DATE", place_of(token, "END-DATE"))
+        if "X-ASSET-URI" in values and "X-ASSET-LIST" in values:
+            text = "X-ASSET-URI and X-ASSET-LIST exclude each other"
+            self.add("HLS_BAD_ATTR_VALUE", token, text, place_of(token, "X-ASSET-LIST"))
         self.refer(token)
 
     def on_skip(self, token: Token) -> None:
-        self.add("HLS_DELTA_UPDATE", token, "EXT-X-SKIP leaves segments out")
-        self.on_live(token)
+        if token.readable:
+            self.add("HLS_DELTA_UPDATE", token, "EXT-X-SKIP leaves segments out")
+            self.on_live(token)
 
     def on_live(self, token: Token) -> None:
         self._live.setdefault(token.tag, token)
@@ -273,11 +279,26 @@ class MediaReader(PlaylistReader):
     def on_live_reference(self, token: Token) -> None:
         self.on_live(token)
         values = self.values(token)
-        byterange = None
-        if "BYTERANGE" in values:
-            parsed = self.parse_byterange(token, values["BYTERANGE"])
-            byterange = ByteRange(*parsed) if parsed and parsed[1] is not None else None  # type: ignore[arg-type]
+        byterange = self._hint_range(values) if token.tag == "EXT-X-PRELOAD-HINT" else self._part_range(token, values)
         self.refer(token, byterange=byterange, cipher=self._cipher, mapped=self._mapped, gap=values.get("GAP") == "YES")
+
+    def _part_range(self, token: Token, values: Mapping[str, str]) -> ByteRange | None:
+        """Without offset it continues the range of the part before, if the file is the same (bis 4.4.4.9)."""
+        previous, self._previous_part = self._previous_part, None
+        parsed = self.parse_byterange(token, values["BYTERANGE"]) if "BYTERANGE" in values else None
+        if parsed is None:
+            return None
+        (length, offset), uri = parsed, values.get("URI", "")
+        if offset is None and previous is not None and previous[0] == uri:
+            offset = previous[1]
+        if offset is None:
+            return None
+        self._previous_part = (uri, offset + length)
+        return ByteRange(length, offset)
+
+    def _hint_range(self, values: Mapping[str, str]) -> ByteRange | None:
+        start, length = integer(values.get("BYTERANGE-START", "0")), integer(values.get("BYTERANGE-LENGTH", ""))
+        return ByteRange(length, start) if length and start is not None else None
 
     def finish(self) -> None:
         findings, path = self.context.findings, self.context.path
@@ -294,9 +315,16 @@ class MediaReader(PlaylistReader):
         for tag in _LIVE:
             if tag in self._live:
                 self.add("HLS_LIVE_TAG", self._live[tag], f"{tag} means nothing in a finished stream")
-        for token in self._dateranges if "EXT-X-PROGRAM-DATE-TIME" not in self.seen else ():
-            self.add("HLS_DATERANGE_NO_DATE", token, "no EXT-X-PROGRAM-DATE-TIME says where this date is")
+        self._check_dateranges()
         self._check_durations()
+
+    def _check_dateranges(self) -> None:
+        dated = {_id(token) for token in self._dateranges if "START-DATE" in token.attributes}
+        for token in self._dateranges:
+            if "EXT-X-PROGRAM-DATE-TIME" not in self.seen:
+                self.add("HLS_DATERANGE_NO_DATE", token, "no EXT-X-PROGRAM-DATE-TIME says where this date is")
+            if token.readable and _id(token) not in dated:  # a later tag with the same ID only adds to a range
+                self.add("HLS_MISSING_ATTR", token, "this EXT-X-DATERANGE has no START-DATE", severity="warning")
 
     def _check_durations(self) -> None:
         if self.target_duration is None or not self.segments:
@@ -304,7 +332,23 @@ class MediaReader(PlaylistReader):
         most = self.target_duration + Decimal("0.5")
         if max(segment.duration for segment in self.segments) <= most:
             return
+        lines = self.text.split("\n")
         for segment in self.segments:
             if segment.duration > most:
                 text = f"the segment lasts {segment.duration} s, EXT-X-TARGETDURATION is {self.target_duration}"
-                self.context.findings.add("HLS_TARGETDURATION_EXCEEDED", self.context.path, segment.line, text)
+                line = lines[segment.line - 1].rstrip("\r")
+                place = (line, len("#EXTINF:"), line.find(",") - len("#EXTINF:"))
+                self.context.findings.add(
+                    "HLS_TARGETDURATION_EXCEEDED", self.context.path, segment.line, text, place=place
+                )
+
+
+def _id(daterange: Token) -> str | None:
+    return daterange.attributes["ID"].value if "ID" in daterange.attributes else None
+
+
+def _is_before(one: str | None, other: str | None) -> bool:
+    try:
+        return datetime.fromisoformat(one or "") < datetime.fromisoformat(other or "")
+    except (ValueError, TypeError):  # not both there, no dates, or one without time zone
+        return False

@@ -5,15 +5,14 @@ Sections are those of RFC 8216 unless a draft is named.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import ClassVar
 
 from hls_pipeline.hls.findings import shown
 from hls_pipeline.hls.model import Playlist, Variant
-from hls_pipeline.hls.reader import Context, PlaylistReader, integer
-from hls_pipeline.hls.tokens import Token
+from hls_pipeline.hls.reader import Context, PlaylistReader
+from hls_pipeline.hls.tokens import Token, place_of
 
 MULTIVARIANT_TAGS = frozenset({
     "EXT-X-MEDIA", "EXT-X-STREAM-INF", "EXT-X-I-FRAME-STREAM-INF", "EXT-X-IMAGE-STREAM-INF", "EXT-X-SESSION-DATA",
@@ -21,12 +20,6 @@ MULTIVARIANT_TAGS = frozenset({
 })  # fmt: skip
 
 _GROUPS = ("AUDIO", "VIDEO", "SUBTITLES", "CLOSED-CAPTIONS")
-_VALUE = {
-    "RESOLUTION": re.compile(r"[0-9]{1,6}x[0-9]{1,6}"),
-    "FRAME-RATE": re.compile(r"[0-9]{1,6}(\.[0-9]{1,10})?"),
-    "HDCP-LEVEL": re.compile(r"NONE|TYPE-0|TYPE-1"),
-}
-_YES_NO = ("DEFAULT", "AUTOSELECT", "FORCED")
 
 
 class MultivariantReader(PlaylistReader):
@@ -47,6 +40,7 @@ class MultivariantReader(PlaylistReader):
         super().__init__(context, text)
         self.variants: list[Variant] = []
         self.renditions: list[dict[str, str]] = []
+        self._members: set[tuple[str | None, ...]] = set()
         self._stream: Token | None = None
         self._streams: list[Token] = []
         self.handlers |= {
@@ -81,12 +75,6 @@ class MultivariantReader(PlaylistReader):
     def _check_stream(self, token: Token) -> None:
         if "CODECS" not in token.attributes:
             self.add("HLS_NO_CODECS", token, f"{token.tag} has no CODECS")
-        for name in ("BANDWIDTH", "AVERAGE-BANDWIDTH"):
-            if name in token.attributes and integer(token.attributes[name].value) is None:
-                self.add("HLS_BAD_ATTR_VALUE", token, f"{name} {shown(token.attributes[name].value)} is no integer")
-        for name, pattern in _VALUE.items():
-            if name in token.attributes and not pattern.fullmatch(token.attributes[name].value):
-                self.add("HLS_BAD_ATTR_VALUE", token, f"{name} is {shown(token.attributes[name].value)}")
         if "REQ-VIDEO-LAYOUT" in token.attributes:
             self.need(12, "REQ-VIDEO-LAYOUT", token)
 
@@ -109,17 +97,20 @@ class MultivariantReader(PlaylistReader):
         values = self.values(token)
         self.renditions.append(values)
         kind = values.get("TYPE", "")
-        if kind and kind not in _GROUPS:
-            self.add("HLS_BAD_ATTR_VALUE", token, f"TYPE {shown(kind)} is not known")
         if kind == "SUBTITLES" and "URI" not in values:
             self.missing(token, "EXT-X-MEDIA of TYPE=SUBTITLES has no URI")
         if kind == "CLOSED-CAPTIONS":
             self._check_captions(token, values)
         if kind in ("AUDIO", "SUBTITLES") and "LANGUAGE" not in values:
             self.add("HLS_NO_LANGUAGE", token, f"the rendition {shown(values.get('NAME', ''))} has no LANGUAGE")
-        for name in _YES_NO:
-            if values.get(name, "YES") not in ("YES", "NO"):
-                self.add("HLS_BAD_ATTR_VALUE", token, f"{name} is {shown(values[name])}, not YES or NO")
+        if values.get("DEFAULT") == "YES" and values.get("AUTOSELECT") == "NO":
+            text = "a rendition with DEFAULT=YES cannot have AUTOSELECT=NO"
+            self.add("HLS_BAD_ATTR_VALUE", token, text, place_of(token, "AUTOSELECT"))
+        member = (kind, values.get("GROUP-ID"), values.get("NAME"))
+        if member in self._members and "NAME" in values:
+            text = f"NAME {shown(values['NAME'])} stands twice in one group"
+            self.add("HLS_BAD_ATTR_VALUE", token, text, place_of(token, "NAME"))
+        self._members.add(member)
 
     def _check_captions(self, token: Token, values: dict[str, str]) -> None:
         if "INSTREAM-ID" not in values:
@@ -135,12 +126,13 @@ class MultivariantReader(PlaylistReader):
         self.refer(token)
 
     def on_session_key(self, token: Token) -> None:
-        method = self.values(token).get("METHOD")
+        values = self.values(token)
+        method = values.get("METHOD")
         if method == "NONE":
             self.add("HLS_SESSION_KEY_NONE", token, "METHOD=NONE means nothing here")
         elif "URI" not in token.attributes:
             self.missing(token, "EXT-X-SESSION-KEY has no URI")
-        self.refer(token, cipher=method)
+        self.refer(token, cipher=method, keyformat=values.get("KEYFORMAT", "identity"))
 
     def on_steering(self, token: Token) -> None:
         self.refer(token)
@@ -163,7 +155,8 @@ class MultivariantReader(PlaylistReader):
                 name = values.get(kind)
                 none = kind == "CLOSED-CAPTIONS" and name == "NONE" and not stream.attributes[kind].quoted
                 if name is not None and not none and (kind, name) not in groups:
-                    self.add("HLS_GROUP_UNDEFINED", stream, f"no EXT-X-MEDIA declares {kind} group {shown(name)}")
+                    text = f"no EXT-X-MEDIA declares {kind} group {shown(name)}"
+                    self.add("HLS_GROUP_UNDEFINED", stream, text, place_of(stream, kind))
         defaults = Counter((r.get("TYPE"), r.get("GROUP-ID")) for r in self.renditions if r.get("DEFAULT") == "YES")
         for (kind_, group), count in defaults.items():
             if count > 1:

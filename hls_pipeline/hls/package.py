@@ -194,7 +194,7 @@ def _is_padded(mention: Mention) -> bool:
     """Whether CBC padding makes these bytes a multiple of 16; I-frame ranges may end anywhere (8216 4.3.3.6)."""
     cipher = mention.reference.cipher
     whole = not (isinstance(mention.document, Playlist) and mention.document.kind == "iframe")
-    media = mention.reference.kind in ("segment", "init", "part")
+    media = mention.reference.kind in ("segment", "init")
     return whole and media and cipher is not None and not cipher.endswith(("-CTR", "-GCM"))
 
 
@@ -217,7 +217,7 @@ def _uses(mentions: list[Mention], images: frozenset[str]) -> Uses:
     return Uses(
         frozenset(r.kind for r in references),
         hidden=any(r.cipher for r in references if r.kind != "key"),
-        iframes=any(isinstance(o, Playlist) and o.kind == "iframe" for o in owners),
+        iframes=all(isinstance(o, Playlist) and o.kind == "iframe" for o in owners),
         images=any(owner.path in images for owner in owners),
         unmapped=any(not r.mapped for r in segments),
         segmented=any(isinstance(o, Playlist) and len(o.segments) > 1 for o in owners),

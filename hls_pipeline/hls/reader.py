@@ -11,17 +11,25 @@ from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from hls_pipeline.hls.attributes import misfits
 from hls_pipeline.hls.findings import Findings, Severity, shown
 from hls_pipeline.hls.model import ByteRange, Reference
 from hls_pipeline.hls.policy import Policy
-from hls_pipeline.hls.tokens import Spot, Token, may_hold_uri, spots, unknown_uri_attributes
-from hls_pipeline.hls.uris import VARIABLE, folder_of, near_miss, resolve
+from hls_pipeline.hls.tokens import Token, is_unknown_uri, place_of, spots, strange_names
+from hls_pipeline.hls.uris import VARIABLE, folder_of, near_miss, plain_target, resolve
 
 NEWEST_VERSION = 13
 _INTEGER = re.compile(r"[0-9]{1,20}")
 _BYTERANGE = re.compile(r"([0-9]{1,18})(?:@([0-9]{1,18}))?")
+_KEY_SCHEME = re.compile(r"(data|skd|urn):", re.IGNORECASE)
+_new = tuple.__new__
 _LONGEST_VALUE = 8192
 """Characters of a value with variables substituted: few lines could otherwise stand for gigabytes."""
+_MOST_SHAPES = 100
+_ELSEWHERE = frozenset({
+    "URI_ABSOLUTE_HTTP", "URI_DATA_SCHEME", "URI_NETWORK_PATH", "URI_ROOT_RELATIVE", "URI_MISSING_FILE",
+})  # fmt: skip
+"""What a steering server may be, besides part of the package; STEERING_EXTERNAL says so."""
 _MAY_BE_MISSING = frozenset({"part", "hint", "rendition_report"})
 
 
@@ -58,7 +66,8 @@ class PlaylistReader:
         self.seen: dict[str, int] = {}
         self.version = 1
         self._expanded = 0
-        self.needs: tuple[int, str, int] = (1, "", 0)
+        self._strange: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self.needs: tuple[int, str, Token | None] = (1, "", None)
         self.handlers: dict[str, Callable[[Token], None]] = {
             "EXT-X-VERSION": self.on_version,
             "EXT-X-DEFINE": self.on_define,
@@ -70,20 +79,33 @@ class PlaylistReader:
             tag = token.tag
             if tag in once:
                 self.note_once(token)
-            if tag in required:
-                self.require(token, required[tag])
-            if token.attributes and may_hold_uri(token):
-                for name, attribute in unknown_uri_attributes(token):
-                    place = (attribute.start - token.start, len(attribute.value))
-                    self.add("URI_UNKNOWN_ATTR", token, f"the value of {shown(name)} stays as it is", place)
+            if token.attributes:
+                if tag in required:
+                    self.require(token, required[tag])
+                self.look_at_attributes(token)
             handler = handlers.get(tag)
             if handler is not None:
                 handler(token)
         self.finish()
-        if self.needs[0] > self.version:
-            version, why, line = self.needs
-            text = f"{why} needs EXT-X-VERSION {version}, here it is {self.version}"
-            self.context.findings.add("HLS_VERSION_LOW", self.context.path, line, text)
+        version, why, needy = self.needs
+        if version > self.version and needy:
+            self.add("HLS_VERSION_LOW", needy, f"{why} needs EXT-X-VERSION {version}, here it is {self.version}")
+
+    def look_at_attributes(self, token: Token) -> None:
+        """Values of another form than the specification's, and URIs that nobody but the creator knows."""
+        for name, attribute, what in misfits(token):
+            value = f'"{attribute.value}"' if attribute.quoted else attribute.value
+            text = f"{name} should be {what}, it is {shown(value)}"
+            self.add("HLS_BAD_ATTR_VALUE", token, text, place_of(token, name))
+        shape = (token.tag, *token.attributes)  # the lists of a playlist have few shapes
+        strange = self._strange.get(shape)
+        if strange is None:
+            strange = strange_names(token.tag, token.attributes)
+            if len(self._strange) < _MOST_SHAPES:
+                self._strange[shape] = strange
+        for name in strange:
+            if is_unknown_uri(token, name):
+                self.add("URI_UNKNOWN_ATTR", token, f"the value of {shown(name)} stays as it is", place_of(token, name))
 
     def finish(self) -> None:
         """Rules that need the whole playlist."""
@@ -123,7 +145,7 @@ class PlaylistReader:
 
     def need(self, version: int, why: str, token: Token) -> None:
         if version > self.needs[0]:
-            self.needs = (version, why, token.line)
+            self.needs = (version, why, token)
 
     # tags of both kinds
 
@@ -144,6 +166,8 @@ class PlaylistReader:
 
     def on_define(self, token: Token) -> None:
         """EXT-X-DEFINE (bis 4.4.2.3): NAME with VALUE, or IMPORT, or QUERYPARAM."""
+        if not token.readable:
+            return
         self.need(8, "EXT-X-DEFINE", token)
         values = {name: attribute.value for name, attribute in token.attributes.items()}
         given = [name for name in ("NAME", "IMPORT", "QUERYPARAM") if name in values]
@@ -203,35 +227,36 @@ class PlaylistReader:
         *,
         byterange: ByteRange | None = None,
         cipher: str | None = None,
+        keyformat: str = "identity",
         mapped: bool = False,
         gap: bool = False,
     ) -> None:
         """Adds the references of a token."""
-        for spot in spots(token, self.in_multivariant):
-            raw, kind = spot.raw, spot.kind
+        for line, tag, attr, kind, raw, start, quoted in spots(token, self.in_multivariant):
             uri = self.substitute(token, raw) if "{$" in raw else raw
             target = replacement = None
-            if uri is not None and kind == "key":
-                target, replacement = self._key(token, spot, uri)
-            elif uri is not None and kind == "drm":
-                self._drm(token, spot, uri)
-            elif uri is not None:
-                target = self._target(token, spot, uri, gap)
+            if uri is not None:
+                place = (start - token.start, len(raw))
+                if kind == "key":
+                    kind, target, replacement = self._key(token, uri, place, cipher, keyformat)
+                else:
+                    target = plain_target(uri, self.base, self.context.files)
+                    target = target or self._target(token, kind, uri, place, gap)
             self.references.append(
-                Reference(
-                    spot.line, spot.tag, spot.attr, kind, raw, spot.start, spot.start + len(raw), byterange,
-                    target, uri or "", spot.quoted, cipher, mapped, replacement,
+                _new(
+                    Reference,
+                    (line, tag, attr, kind, raw, start, start + len(raw), byterange, target, uri or "", quoted, cipher,
+                     mapped, replacement),
                 )
             )  # fmt: skip
 
-    def _target(self, token: Token, spot: Spot, uri: str, gap: bool = False) -> str | None:
+    def _target(self, token: Token, kind: str, uri: str, place: tuple[int, int], gap: bool = False) -> str | None:
         context = self.context
         target, problems = resolve(uri, self.base, context.files, context.policy.root_relative)
         for code, message in problems:
             missing = code == "URI_MISSING_FILE"
-            if spot.kind != "steering" and not (missing and gap):
-                place = (spot.start - token.start, len(spot.raw))
-                live = missing and spot.kind in _MAY_BE_MISSING
+            if not (missing and gap) and not (kind == "steering" and code in _ELSEWHERE):
+                live = missing and kind in _MAY_BE_MISSING
                 hint = self._near_miss(uri) if missing else ""
                 self.add("URI_MISSING_LIVE" if live else code, token, message + hint, place)
         return target
@@ -242,21 +267,31 @@ class PlaylistReader:
         near = near_miss(uri, self.base, self.context.files)
         return f"; there is {shown(near, 90)}" if near else ""
 
-    def _drm(self, token: Token, spot: Spot, uri: str) -> None:
-        """What belongs to a DRM system is opaque: it stays byte for byte."""
-        if uri[:5].lower() == "data:":
-            place = (spot.start - token.start, len(spot.raw))
-            self.add("KEY_DATA_URI", token, "the key stands in the playlist and stays as it is", place)
+    def _key(
+        self, token: Token, uri: str, place: tuple[int, int], method: str | None, keyformat: str
+    ) -> tuple[str, str | None, str | None]:
+        """Kind, target and fixed address of a key. What belongs to a DRM system is opaque and stays byte for byte."""
+        if method == "NONE":  # then it names nothing, which was said already
+            return "key", None, None
+        match = _KEY_SCHEME.match(uri)
+        scheme = match[1].lower() if match else ""
+        if keyformat.lower() not in ("identity", "") or scheme in ("skd", "urn"):
+            if scheme == "data":
+                self.add("KEY_DATA_URI", token, "a DRM object stands in the playlist and stays as it is", place)
+            return "drm", None, None
+        if scheme == "data":
+            text = "the clear key itself stands in the playlist and stays there: anyone can decrypt"
+            self.add("KEY_DATA_URI", token, text, place)
+            return "key", None, None
+        return "key", *self._clear_key(token, uri, place)
 
-    def _key(self, token: Token, spot: Spot, uri: str) -> tuple[str | None, str | None]:
-        """Target and fixed address of a clear key."""
+    def _clear_key(self, token: Token, uri: str, place: tuple[int, int]) -> tuple[str | None, str | None]:
         policy = self.context.policy
-        place = (spot.start - token.start, len(spot.raw))
         if policy.allow_external_keys and uri[:6].lower() == "https:":
             text = f"the key {shown(uri)} lies elsewhere; this address stays as it is"
             self.add("URI_ABSOLUTE_HTTP", token, text, place, "warning")
             return None, None
-        target = self._target(token, spot, uri)
+        target = plain_target(uri, self.base, self.context.files) or self._target(token, "key", uri, place)
         if target is None:
             return None, None
         if policy.keys == "external":

@@ -43,11 +43,25 @@ def _kinds(context: Context, text: str) -> set[str]:
     tags = set(_TAG.findall(text))
     media, multivariant = tags & MEDIA_TAGS, tags & MULTIVARIANT_TAGS
     if media and multivariant:
-        one, other = (min((text.index(f"\n#{tag}"), tag) for tag in found) for found in (media, multivariant))
-        line = text.count("\n", 0, max(one, other)[0] + 1) + 1
-        message = f"{one[1]} belongs to a media playlist, {other[1]} to a multivariant playlist"
-        context.findings.add("HLS_MIXED_TAGS", context.path, line, message)
+        _report_mixed(context, text)
     return {kind for kind, found in (("media", media), ("multivariant", multivariant)) if found}
+
+
+def _report_mixed(context: Context, text: str) -> None:
+    """At the first tag that does not belong to the kind of the tags before it."""
+    first: re.Match[str] | None = None
+    for match in _TAG.finditer(text):
+        if match[1] in MEDIA_TAGS or match[1] in MULTIVARIANT_TAGS:
+            first = first or match
+            if (match[1] in MEDIA_TAGS) != (first[1] in MEDIA_TAGS):
+                break
+    assert first is not None
+    one, other = ("a media", "a multivariant") if first[1] in MEDIA_TAGS else ("a multivariant", "a media")
+    message = f"{match[1]} belongs to {other} playlist, {first[1]} before it to {one} playlist"
+    end = text.find("\n", match.start())
+    place = (text[match.start() : end if end >= 0 else None].rstrip("\r"), 0, match.end() - match.start())
+    line = text.count("\n", 0, match.start()) + 1
+    context.findings.add("HLS_MIXED_TAGS", context.path, line, message, place=place)
 
 
 def read_playlist(

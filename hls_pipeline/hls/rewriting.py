@@ -105,8 +105,8 @@ def list_spots(text: str, multivariant: bool) -> list[Spot]:
     return places
 
 
-def _place(spot: Spot | Reference) -> tuple[int, str, str | None, str, bool]:
-    return spot.line, spot.tag, spot.attr, spot.kind, spot.quoted
+def _place(spot: Spot | Reference) -> tuple[int, str, str | None, bool]:
+    return spot.line, spot.tag, spot.attr, spot.quoted
 
 
 def skeleton(text: str, places: Sequence[Spot | Reference]) -> list[str]:

@@ -13,7 +13,7 @@ from hls_pipeline.hls.policy import Limits
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029]")
 _BARE_CR = re.compile(r"\r(?!\n)")
-_REFERENCE = re.compile(rb"(?m)^[^#\s]|(?:URI|X-ASSET-LIST)=")
+_URI_LINE = re.compile(rb"(?m)^[ \t]*+[^#\s]")
 _HEAD = re.compile(r"#EXTM3U(?=[ \t\r\n]|$)")
 
 
@@ -59,8 +59,9 @@ def _excess(data: bytes, limits: Limits) -> str | None:
         return f"the playlist has {lines:,} lines; fewer than {limits.lines:,} are allowed"
     if max(map(len, data.split(b"\n"))) >= limits.line_length:
         return f"a line has {limits.line_length:,} bytes or more"
-    if lines + 1 >= limits.references // 8:  # a line may carry several; only then is counting worth its time
-        count = sum(1 for _ in _REFERENCE.finditer(data))
+    attributes = data.count(b"URI=") + data.count(b"X-ASSET-LIST=")
+    if lines + 1 - data.count(b"\n#") + attributes >= limits.references:  # blank lines are still among them
+        count = sum(1 for _ in _URI_LINE.finditer(data)) + attributes
         if count >= limits.references:
             return f"the playlist has {count:,} references; fewer than {limits.references:,} are allowed"
     return None

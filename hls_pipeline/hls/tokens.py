@@ -7,7 +7,7 @@ Everything that reads or rewrites a playlist starts from `tokenize`. A new tag t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from hls_pipeline.hls.findings import Findings, shown
@@ -43,8 +43,10 @@ PLAIN_TAGS = frozenset({
 _KNOWN = {f"#{tag}": tag for tag in ATTRIBUTE_TAGS | PLAIN_TAGS}
 _TAG = re.compile(r"#(EXT[A-Z0-9-]*)(?::|$)")
 _ATTRIBUTE = re.compile(r'([ \t]*)([A-Za-z0-9_.-]+)=("[^"]*"|[^",]*)(,|$)')
-_URI_NAME = re.compile(r"(?:URI|URL|HREF|ASSET-LIST)[A-Za-z0-9_-]{0,64}=")
+_URI_NAME = re.compile(r"(?:URI|URL|HREF|ASSET-LIST)S?(?:[-_.][A-Z0-9_.-]{0,64})?=", re.IGNORECASE)
 """Bounded, so that a long line of letters does not cost time quadratic in its length."""
+_new = tuple.__new__
+"""Makes a named tuple without the call in between: a playlist is made of a hundred thousand of them."""
 
 
 class Attribute(NamedTuple):
@@ -91,33 +93,31 @@ def tokenize(path: str, text: str, findings: Findings) -> Iterator[Token]:
         after = start + len(line) + 1
         if line and line[-1] == "\r":
             line = line[:-1]
-        if line:
+        if not line:
+            pass
+        elif line[0] != "#":
+            uri = line.strip(" \t")
+            if len(uri) != len(line):
+                _blanks(path, number, line, uri, findings)
+            if uri and uri[0] != "#":
+                yield _new(Token, (number, start, "", uri, start + line.index(uri), _NO_ATTRIBUTES, True))
+        else:
             head, _, value = line.partition(":")
             tag = _KNOWN.get(head)
+            at = len(head) + 1
             if tag is None:
-                token = _other(path, number, start, line, findings)
-                if token is not None:
-                    yield token
+                if line.startswith("#EXT"):
+                    yield _unknown(path, number, start, line, findings)
             elif tag in ATTRIBUTE_TAGS:
-                at = len(head) + 1
                 attributes, readable = _attributes(path, number, start, at, line, findings)
-                yield Token(number, start, tag, value, start + at, attributes, readable)
+                yield _new(Token, (number, start, tag, value, start + at, attributes, readable))
             else:
-                yield Token(number, start, tag, value, start + len(head) + 1, _NO_ATTRIBUTES)
+                yield _new(Token, (number, start, tag, value, start + at, _NO_ATTRIBUTES, True))
         start = after
 
 
-def _other(path: str, number: int, start: int, line: str, findings: Findings) -> Token | None:
-    """A URI line, a comment, or a tag that is not known."""
-    if line[0] != "#":
-        uri = line.strip(" \t")
-        if len(uri) != len(line):
-            _blanks(path, number, line, uri, findings)
-            if not uri or uri[0] == "#":
-                return None
-        return Token(number, start, "", uri, start + line.index(uri), _NO_ATTRIBUTES)
-    if not line.startswith("#EXT"):
-        return None
+def _unknown(path: str, number: int, start: int, line: str, findings: Findings) -> Token:
+    """A tag that is not known, or hardly a tag."""
     match = _TAG.match(line)
     if match is None:
         return _odd_tag(path, number, start, line, findings)
@@ -144,10 +144,10 @@ def _attributes(
             place = (line, match.start(2), len(name))
             findings.add("HLS_DUPLICATE_ATTR", path, number, f"{shown(name)} stands twice", place=place)
         if value[:1] == '"':
-            found[name] = Attribute(value[1:-1], start + match.start(3) + 1, True)
+            found[name] = _new(Attribute, (value[1:-1], start + match.start(3) + 1, True))
         else:
             kept = value.rstrip(" \t")
-            found[name] = Attribute(kept, start + match.start(3), False)
+            found[name] = _new(Attribute, (kept, start + match.start(3), False))
             blank = blank or value[len(kept) :]
         if blank:
             findings.add(
@@ -191,27 +191,17 @@ def spots(token: Token, in_multivariant: bool) -> Sequence[Spot]:
     tag = token.tag
     if not tag:
         kind = "playlist" if in_multivariant else "segment"
-        return (Spot(token.line, "", None, kind, token.value, token.value_start, False),)
+        return (_new(Spot, (token.line, "", None, kind, token.value, token.value_start, False)),)
     kinds = URI_ATTRIBUTES.get(tag)
     if kinds is None:
         return ()
     if tag == "EXT-X-SESSION-DATA" and _is_raw(token):
         kinds = {"URI": "raw_data"}
-    elif kinds is _KEY and _is_drm(token):
-        kinds = {"URI": "drm"}
     return [
-        Spot(token.line, tag, name, kinds[name], attribute.value, attribute.start, attribute.quoted)
+        _new(Spot, (token.line, tag, name, kinds[name], attribute.value, attribute.start, attribute.quoted))
         for name, attribute in token.attributes.items()
         if name in kinds and (name != "X-URI" or _apple_class(token))
     ]
-
-
-def _is_drm(token: Token) -> bool:
-    """Whether a key belongs to a DRM system. KEYFORMAT decides; a URI may look like anything (RFC 8216 4.3.2.4)."""
-    attributes = token.attributes
-    if "KEYFORMAT" in attributes and attributes["KEYFORMAT"].value != "identity":
-        return True
-    return "URI" in attributes and attributes["URI"].value.lower().startswith(("data:", "skd:", "urn:"))
 
 
 def _is_raw(token: Token) -> bool:
@@ -224,15 +214,18 @@ def _apple_class(token: Token) -> bool:
     return token.attributes.get("CLASS", Attribute("", 0, False)).value.startswith("com.apple.hls.")
 
 
-def may_hold_uri(token: Token) -> bool:
-    """A quick look, whether `unknown_uri_attributes` could find something."""
-    value = token.value
-    return value.count("URI") > 1 or "UR" in value.replace("URI=", "", 1) or "HREF" in value or "-LIST" in value
+def strange_names(tag: str, names: Iterable[str]) -> tuple[str, ...]:
+    """Which of a tag's attributes look as if they held a URI, but are in no specification, or in some cases only."""
+    known = URI_ATTRIBUTES.get(tag, _NO_ATTRIBUTES)
+    return tuple(name for name in names if (name not in known or name == "X-URI") and _URI_NAME.search(name + "="))
 
 
-def unknown_uri_attributes(token: Token) -> Iterator[tuple[str, Attribute]]:
-    """Attributes of a known tag that look as if they held a URI, but are in no specification."""
-    known = URI_ATTRIBUTES.get(token.tag, _NO_ATTRIBUTES)
-    for name, attribute in token.attributes.items():
-        if (name not in known or (name == "X-URI" and not _apple_class(token))) and _URI_NAME.search(name + "="):
-            yield name, attribute
+def is_unknown_uri(token: Token, name: str) -> bool:
+    """Whether one of the `strange_names` is unknown in this place."""
+    return name not in URI_ATTRIBUTES.get(token.tag, _NO_ATTRIBUTES) or not _apple_class(token)
+
+
+def place_of(token: Token, name: str) -> tuple[int, int]:
+    """Start in its line and length of an attribute's value."""
+    attribute = token.attributes[name]
+    return attribute.start - token.start, max(1, len(attribute.value))

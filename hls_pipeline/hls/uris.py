@@ -10,6 +10,7 @@ import posixpath
 import re
 import unicodedata
 from collections.abc import Container, Mapping
+from functools import cached_property
 from typing import NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
@@ -38,6 +39,15 @@ _SCHEMES = {
 }
 
 
+class FileNames(dict[str, int]):
+    """The files of a package with their sizes."""
+
+    @cached_property
+    def folded(self) -> Mapping[str, str]:
+        """Case-folded name → name, for guesses."""
+        return {name.casefold(): name for name in self}
+
+
 class Problem(NamedTuple):
     code: str
     message: str
@@ -48,12 +58,20 @@ class Resolution(NamedTuple):
     problems: tuple[Problem, ...] = ()
 
 
-def resolve(uri: str, base: str, files: Container[str], root_relative: bool = False) -> Resolution:
-    """The file that `uri`, standing in a playlist of folder `base` ('' is the top), names."""
+def plain_target(uri: str, base: str, files: Container[str]) -> str | None:
+    """The file that a URI of the usual kind names; None says that `resolve` must look closer."""
     if _PLAIN.fullmatch(uri):
         target = f"{base}/{uri}" if base else uri
         if target in files:
-            return Resolution(target)
+            return target
+    return None
+
+
+def resolve(uri: str, base: str, files: Container[str], root_relative: bool = False) -> Resolution:
+    """The file that `uri`, standing in a playlist of folder `base` ('' is the top), names."""
+    target = plain_target(uri, base, files)
+    if target is not None:
+        return Resolution(target)
     forbidden = _forbidden(uri, root_relative)
     return Resolution(None, (forbidden,)) if forbidden else _look_up(uri, base, files)
 
@@ -95,21 +113,21 @@ def _look_up(uri: str, base: str, files: Container[str]) -> Resolution:
     found = [p for p in dict.fromkeys((decoded, raw)) if p is not None and p in files]
     if len(found) > 1:
         return Resolution(
-            None, (Problem("URI_AMBIGUOUS", f"{shown(uri)} is both {shown(found[0], 90)} and {shown(found[1], 90)}"),)
+            None,
+            (Problem("URI_AMBIGUOUS", f"{shown(uri, 60)} is both {shown(found[0], 60)} and {shown(found[1], 60)}"),),
         )
     if found:
         return Resolution(found[0], tuple(_remarks(uri, path, query, fragment, found[0] == decoded)))
     for other in (whole, *(unicodedata.normalize(form, decoded) for form in ("NFC", "NFD"))):
         if other is not None and other in files:
             return Resolution(other, (Problem("URI_NOT_ENCODED", f"{shown(uri)} is found only as it is spelled"),))
-    return Resolution(None, (Problem("URI_MISSING_FILE", f"{shown(uri)} is not in the package"),))
+    return Resolution(None, (Problem("URI_MISSING_FILE", f"{shown(uri, 110)} is not in the package"),))
 
 
 def near_miss(uri: str, base: str, files: Container[str]) -> str | None:
     """A file whose name differs in case only: the usual reason why one is missing."""
-    wanted = (_join(base, unencoded(uri)) or "").casefold()
-    names = files if isinstance(files, Mapping) else ()
-    return next((name for name in names if name.casefold() == wanted), None)
+    wanted = _join(base, unencoded(uri))
+    return files.folded.get(wanted.casefold()) if wanted is not None and isinstance(files, FileNames) else None
 
 
 def _remarks(uri: str, path: str, query: str | None, fragment: str | None, as_decoded: bool) -> list[Problem]:

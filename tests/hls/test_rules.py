@@ -445,3 +445,32 @@ def test_variables_cannot_stand_for_gigabytes() -> None:
 
 def test_the_policy_of_the_corpus_allows_keys() -> None:
     assert PUBLISH.keys == "publish"
+
+
+def test_a_key_format_behind_a_variable_hides_no_clear_key() -> None:
+    key = '#EXT-X-KEY:METHOD=AES-128,KEYFORMAT="{$form}",URI="k.key"'
+    package = {"index.m3u8": media('#EXT-X-DEFINE:NAME="form",VALUE="identity"', key, "seg.ts", version=8)}
+    assert "KEY_IN_PACKAGE" in errors({**package, "k.key": KEY, "seg.ts": CIPHER}, Policy())
+
+
+@pytest.mark.parametrize("name", ["X-AD-URI", "X-AD-URLS", "X-HREF", "X-URI-LIST"])
+def test_an_attribute_that_looks_like_a_uri_is_named_however_it_is_spelled(name: str) -> None:
+    package = tag(f'#EXT-X-DATERANGE:ID="a",{name}="https://ads.example/beacon"')
+    assert "URI_UNKNOWN_ATTR" in warnings(package)
+
+
+def test_a_cut_segment_is_refused_although_an_i_frame_playlist_names_it_too() -> None:
+    frames = media("#EXT-X-I-FRAMES-ONLY", MAP, "#EXT-X-BYTERANGE:10@0", "a.m4s")
+    package = {
+        "index.m3u8": master("media.m3u8", '#EXT-X-I-FRAME-STREAM-INF:BANDWIDTH=1,URI="frames.m3u8"'),
+        "media.m3u8": media(MAP, "a.m4s"),
+        "frames.m3u8": frames,
+        "init.mp4": INIT,
+        "a.m4s": FRAGMENT[:-20],
+    }
+    assert "MEDIA_MP4_BOX" in errors(package)
+
+
+def test_a_value_of_another_form_than_the_tag_asks_for_is_a_remark() -> None:
+    package = top('#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID="a",NAME="a",DEFAULT="YES",URI="media.m3u8"')
+    assert "HLS_BAD_ATTR_VALUE" in warnings(package)
