@@ -90,7 +90,7 @@ class ZipSource:
             refuse("PKG_BAD_ARCHIVE", "", "the zip has no directory; it may be cut off")
         entries, size = struct.unpack("<HL", tail[at + 10 : at + 16])
         wide = tail.rfind(b"PK\x06\x06", 0, at)
-        if 0xFFFF in (entries,) or size == 0xFFFFFFFF:
+        if entries == 0xFFFF or size == 0xFFFFFFFF:
             if wide < 0 or len(tail) < wide + 48:
                 refuse("PKG_BAD_ARCHIVE", "", "the zip's directory cannot be found")
             size = struct.unpack("<Q", tail[wide + 40 : wide + 48])[0]

@@ -14,7 +14,7 @@ from typing import ClassVar, NamedTuple
 from hls_pipeline.hls.findings import shown
 from hls_pipeline.hls.model import ByteRange, Playlist, PlaylistKind, Segment
 from hls_pipeline.hls.reader import Context, PlaylistReader, integer
-from hls_pipeline.hls.tokens import Token, place_of
+from hls_pipeline.hls.tokens import Token, make_tuple, place_of
 
 MEDIA_TAGS = frozenset({
     "EXTINF", "EXT-X-BYTERANGE", "EXT-X-DISCONTINUITY", "EXT-X-KEY", "EXT-X-MAP", "EXT-X-PROGRAM-DATE-TIME",
@@ -42,7 +42,6 @@ _DATE = re.compile(
     r"([Zz]|[+-]\d\d(:?\d\d)?)?",
     re.ASCII,
 )
-_new = tuple.__new__
 _HIDING = ("AES-128", "AES-256")
 """Methods that encrypt the whole segment, container included (AES-256, AES-256-CTR, AES-256-GCM begin alike)."""
 
@@ -153,7 +152,7 @@ class MediaReader(PlaylistReader):
             self.add("HLS_MISSING_EXTINF", token, f"{shown(token.value)} has no EXTINF")
         self.refer(token, byterange=byterange, cipher=self._cipher, mapped=self._mapped, gap=gap)
         if extinf is not None and self._duration is not None:
-            self.segments.append(_new(Segment, (extinf.line, self._duration, self.references[-1])))
+            self.segments.append(make_tuple(Segment, (extinf.line, self._duration, self.references[-1])))
 
     def _without_uri(self, extinf: Token) -> None:
         self.add("HLS_SEGMENT_WITHOUT_URI", extinf, "no URI follows this EXTINF")

@@ -14,8 +14,8 @@ from hls_pipeline.hls.policy import Limits
 
 METADATA = "metadata.json"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_NO_UTF8 = re.compile(r"[\ud800-\udfff]")
-"""What Python makes of a byte of a name that is not UTF-8."""
+NO_UTF8 = re.compile(r"[\ud800-\udfff]")
+"""Half a surrogate pair: what Python makes of a byte of a name that is not UTF-8, and what JSON can spell."""
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 
@@ -50,7 +50,7 @@ def path_fault(path: str, limits: Limits) -> str | None:
         return "holds a backslash"
     if _DRIVE.match(path):
         return "starts with a drive letter"
-    if _NO_UTF8.search(path):
+    if NO_UTF8.search(path):
         return "is not UTF-8"
     if _CONTROL.search(path):
         return "holds a control character"

@@ -15,17 +15,15 @@ from hls_pipeline.hls.attributes import misfits
 from hls_pipeline.hls.findings import Findings, Severity, shown
 from hls_pipeline.hls.model import ByteRange, Reference
 from hls_pipeline.hls.policy import Policy
-from hls_pipeline.hls.tokens import Token, is_unknown_uri, place_of, spots, strange_names
-from hls_pipeline.hls.uris import VARIABLE, folder_of, near_miss, plain_target, resolve
+from hls_pipeline.hls.tokens import Token, is_unknown_uri, make_tuple, place_of, spots, strange_names
+from hls_pipeline.hls.uris import VARIABLE, folder_of, near_miss, resolve
 
 NEWEST_VERSION = 13
 _INTEGER = re.compile(r"[0-9]{1,20}")
 _BYTERANGE = re.compile(r"([0-9]{1,18})(?:@([0-9]{1,18}))?")
 _KEY_SCHEME = re.compile(r"(data|skd|urn):", re.IGNORECASE)
-_new = tuple.__new__
 _LONGEST_VALUE = 8192
 """Characters of a value with variables substituted: few lines could otherwise stand for gigabytes."""
-_MOST_SHAPES = 100
 _ELSEWHERE = frozenset({
     "URI_ABSOLUTE_HTTP", "URI_DATA_SCHEME", "URI_NETWORK_PATH", "URI_ROOT_RELATIVE", "URI_MISSING_FILE",
 })  # fmt: skip
@@ -66,7 +64,6 @@ class PlaylistReader:
         self.seen: dict[str, int] = {}
         self.version = 1
         self._expanded = 0
-        self._strange: dict[tuple[str, ...], tuple[str, ...]] = {}
         self.needs: tuple[int, str, Token | None] = (1, "", None)
         self.handlers: dict[str, Callable[[Token], None]] = {
             "EXT-X-VERSION": self.on_version,
@@ -97,13 +94,7 @@ class PlaylistReader:
             value = f'"{attribute.value}"' if attribute.quoted else attribute.value
             text = f"{name} should be {what}, it is {shown(value)}"
             self.add("HLS_BAD_ATTR_VALUE", token, text, place_of(token, name))
-        shape = (token.tag, *token.attributes)  # the lists of a playlist have few shapes
-        strange = self._strange.get(shape)
-        if strange is None:
-            strange = strange_names(token.tag, token.attributes)
-            if len(self._strange) < _MOST_SHAPES:
-                self._strange[shape] = strange
-        for name in strange:
+        for name in strange_names(token.tag, tuple(token.attributes)):
             if is_unknown_uri(token, name):
                 self.add("URI_UNKNOWN_ATTR", token, f"the value of {shown(name)} stays as it is", place_of(token, name))
 
@@ -240,10 +231,9 @@ class PlaylistReader:
                 if kind == "key":
                     kind, target, replacement = self._key(token, uri, place, cipher, keyformat)
                 else:
-                    target = plain_target(uri, self.base, self.context.files)
-                    target = target or self._target(token, kind, uri, place, gap)
+                    target = self._target(token, kind, uri, place, gap)
             self.references.append(
-                _new(
+                make_tuple(
                     Reference,
                     (line, tag, attr, kind, raw, start, start + len(raw), byterange, target, uri or "", quoted, cipher,
                      mapped, replacement),
@@ -291,7 +281,7 @@ class PlaylistReader:
             text = f"the key {shown(uri)} lies elsewhere; this address stays as it is"
             self.add("URI_ABSOLUTE_HTTP", token, text, place, "warning")
             return None, None
-        target = plain_target(uri, self.base, self.context.files) or self._target(token, "key", uri, place)
+        target = self._target(token, "key", uri, place)
         if target is None:
             return None, None
         if policy.keys == "external":

@@ -14,6 +14,7 @@ from hls_pipeline.errors import Corruption, UsageError
 from hls_pipeline.hls.collector import collector_paused
 from hls_pipeline.hls.findings import Findings, shown
 from hls_pipeline.hls.model import Playlist, Reference, SideFile
+from hls_pipeline.hls.paths import NO_UTF8
 from hls_pipeline.hls.side_files import scan_side_file
 from hls_pipeline.hls.tokens import Spot, spots, tokenize
 from hls_pipeline.hls.uris import folder_of, repaired
@@ -21,8 +22,6 @@ from hls_pipeline.hls.uris import folder_of, repaired
 Document = Playlist | SideFile
 
 _UNFIT = re.compile(r'["\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]|^#|^\s|\s$|\{\$')
-_HALF = re.compile(r"[\ud800-\udfff]")
-"""Of a surrogate pair: it has no UTF-8."""
 
 
 def rewrite(document: Document, rename: Callable[[Reference], str | None]) -> bytes:
@@ -73,7 +72,7 @@ def _fit(document: Document, reference: Reference, new: str) -> str:
     """`new` as it is spelled at this place. Raises UsageError where it would end the line or the value."""
     in_json = isinstance(document, SideFile) and document.kind != "thumbnails"
     bare = reference.attr is not None and not reference.quoted
-    if not new or (_HALF if in_json else _UNFIT).search(new) or (bare and re.search(r"[,\s]", new)):
+    if not new or (NO_UTF8 if in_json else _UNFIT).search(new) or (bare and re.search(r"[,\s]", new)):
         raise UsageError(f"{document.path} line {reference.line}: {shown(new)} cannot stand as a URI there")
     if in_json:
         return json.dumps(new, ensure_ascii=False)[1:-1]

@@ -7,7 +7,8 @@ Everything that reads or rewrites a playlist starts from `tokenize`. A new tag t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from hls_pipeline.hls.findings import Findings, shown
@@ -45,7 +46,7 @@ _TAG = re.compile(r"#(EXT[A-Z0-9-]*)(?::|$)")
 _ATTRIBUTE = re.compile(r'([ \t]*)([A-Za-z0-9_.-]+)=("[^"]*"|[^",]*)(,|$)')
 _URI_NAME = re.compile(r"(?:URI|URL|HREF|ASSET-LIST)S?(?:[-_.][A-Z0-9_.-]{0,64})?=", re.IGNORECASE)
 """Bounded, so that a long line of letters does not cost time quadratic in its length."""
-_new = tuple.__new__
+make_tuple = tuple.__new__
 """Makes a named tuple without the call in between: a playlist is made of a hundred thousand of them."""
 
 
@@ -100,7 +101,7 @@ def tokenize(path: str, text: str, findings: Findings) -> Iterator[Token]:
             if len(uri) != len(line):
                 _blanks(path, number, line, uri, findings)
             if uri and uri[0] != "#":
-                yield _new(Token, (number, start, "", uri, start + line.index(uri), _NO_ATTRIBUTES, True))
+                yield make_tuple(Token, (number, start, "", uri, start + line.index(uri), _NO_ATTRIBUTES, True))
         else:
             head, _, value = line.partition(":")
             tag = _KNOWN.get(head)
@@ -110,9 +111,9 @@ def tokenize(path: str, text: str, findings: Findings) -> Iterator[Token]:
                     yield _unknown(path, number, start, line, findings)
             elif tag in ATTRIBUTE_TAGS:
                 attributes, readable = _attributes(path, number, start, at, line, findings)
-                yield _new(Token, (number, start, tag, value, start + at, attributes, readable))
+                yield make_tuple(Token, (number, start, tag, value, start + at, attributes, readable))
             else:
-                yield _new(Token, (number, start, tag, value, start + at, _NO_ATTRIBUTES, True))
+                yield make_tuple(Token, (number, start, tag, value, start + at, _NO_ATTRIBUTES, True))
         start = after
 
 
@@ -144,10 +145,10 @@ def _attributes(
             place = (line, match.start(2), len(name))
             findings.add("HLS_DUPLICATE_ATTR", path, number, f"{shown(name)} stands twice", place=place)
         if value[:1] == '"':
-            found[name] = _new(Attribute, (value[1:-1], start + match.start(3) + 1, True))
+            found[name] = make_tuple(Attribute, (value[1:-1], start + match.start(3) + 1, True))
         else:
             kept = value.rstrip(" \t")
-            found[name] = _new(Attribute, (kept, start + match.start(3), False))
+            found[name] = make_tuple(Attribute, (kept, start + match.start(3), False))
             blank = blank or value[len(kept) :]
         if blank:
             findings.add(
@@ -191,14 +192,14 @@ def spots(token: Token, in_multivariant: bool) -> Sequence[Spot]:
     tag = token.tag
     if not tag:
         kind = "playlist" if in_multivariant else "segment"
-        return (_new(Spot, (token.line, "", None, kind, token.value, token.value_start, False)),)
+        return (make_tuple(Spot, (token.line, "", None, kind, token.value, token.value_start, False)),)
     kinds = URI_ATTRIBUTES.get(tag)
     if kinds is None:
         return ()
     if tag == "EXT-X-SESSION-DATA" and _is_raw(token):
         kinds = {"URI": "raw_data"}
     return [
-        _new(Spot, (token.line, tag, name, kinds[name], attribute.value, attribute.start, attribute.quoted))
+        make_tuple(Spot, (token.line, tag, name, kinds[name], attribute.value, attribute.start, attribute.quoted))
         for name, attribute in token.attributes.items()
         if name in kinds and (name != "X-URI" or _apple_class(token))
     ]
@@ -214,8 +215,12 @@ def _apple_class(token: Token) -> bool:
     return token.attributes.get("CLASS", Attribute("", 0, False)).value.startswith("com.apple.hls.")
 
 
-def strange_names(tag: str, names: Iterable[str]) -> tuple[str, ...]:
-    """Which of a tag's attributes look as if they held a URI, but are in no specification, or in some cases only."""
+@lru_cache(maxsize=100)
+def strange_names(tag: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Which of a tag's attributes look as if they held a URI, but are in no specification, or in some cases only.
+
+    Remembered: the attribute lists of a playlist have few shapes.
+    """
     known = URI_ATTRIBUTES.get(tag, _NO_ATTRIBUTES)
     return tuple(name for name in names if (name not in known or name == "X-URI") and _URI_NAME.search(name + "="))
 

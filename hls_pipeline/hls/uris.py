@@ -58,20 +58,12 @@ class Resolution(NamedTuple):
     problems: tuple[Problem, ...] = ()
 
 
-def plain_target(uri: str, base: str, files: Container[str]) -> str | None:
-    """The file that a URI of the usual kind names; None says that `resolve` must look closer."""
+def resolve(uri: str, base: str, files: Container[str], root_relative: bool = False) -> Resolution:
+    """The file that `uri`, standing in a playlist of folder `base` ('' is the top), names."""
     if _PLAIN.fullmatch(uri):
         target = f"{base}/{uri}" if base else uri
         if target in files:
-            return target
-    return None
-
-
-def resolve(uri: str, base: str, files: Container[str], root_relative: bool = False) -> Resolution:
-    """The file that `uri`, standing in a playlist of folder `base` ('' is the top), names."""
-    target = plain_target(uri, base, files)
-    if target is not None:
-        return Resolution(target)
+            return Resolution(target)
     forbidden = _forbidden(uri, root_relative)
     return Resolution(None, (forbidden,)) if forbidden else _look_up(uri, base, files)
 
