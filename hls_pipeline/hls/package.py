@@ -194,7 +194,7 @@ def _is_padded(mention: Mention) -> bool:
     """Whether CBC padding makes these bytes a multiple of 16; I-frame ranges may end anywhere (8216 4.3.3.6)."""
     cipher = mention.reference.cipher
     whole = not (isinstance(mention.document, Playlist) and mention.document.kind == "iframe")
-    media = mention.reference.kind in ("segment", "init")
+    media = mention.reference.kind in ("segment", "init", "part")
     return whole and media and cipher is not None and not cipher.endswith(("-CTR", "-GCM"))
 
 

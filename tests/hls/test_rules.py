@@ -214,6 +214,15 @@ ERRORS: list[tuple[str, dict[str, str | bytes]]] = [
     ("MEDIA_AES_LENGTH", {"index.m3u8": media(KEY_TAG, "seg.ts"), "k.key": KEY, "seg.ts": CIPHER[:-1]}),
     (
         "MEDIA_AES_LENGTH",
+        {
+            "index.m3u8": media(KEY_TAG, '#EXT-X-PART:DURATION=1,URI="part.ts"', "seg.ts"),
+            "k.key": KEY,
+            "seg.ts": CIPHER,
+            "part.ts": CIPHER[:-1],
+        },
+    ),
+    (
+        "MEDIA_AES_LENGTH",
         {"index.m3u8": media(KEY_TAG, "#EXT-X-BYTERANGE:17@0", "seg.ts"), "k.key": KEY, "seg.ts": CIPHER},
     ),
     ("KEY_SIZE", {"index.m3u8": media(KEY_TAG, "seg.ts"), "k.key": KEY + b"\n", "seg.ts": CIPHER}),
