@@ -196,6 +196,12 @@ class Installation:
     def runs(self, *statuses: DagsterRunStatus) -> Sequence[DagsterRun]:
         return self.instance.get_runs(RunsFilter(statuses=list(statuses) or None))
 
+    def ended_runs(self) -> Sequence[DagsterRun]:
+        """All runs, once none is under way: an upload is in its last state a moment before the run that put it there
+        has ended."""
+        wait_until(lambda: all(run.is_finished for run in self.runs()), "all runs to end")
+        return self.runs()
+
     def state(self, video_id: str) -> State | None:
         upload = self.world.store.latest_upload(video_id)
         return upload and upload.state
