@@ -271,8 +271,12 @@ def connect(settings: Settings) -> ObjectStore:
     return ObjectStore(client(settings), parallel=settings.s3_parallel)
 
 
+@functools.cache
 def client(settings: Settings) -> S3Client:
-    """A boto3 client that signs with v4 and addresses buckets by path, which every S3 server understands."""
+    """A boto3 client that signs with v4 and addresses buckets by path, which every S3 server understands.
+
+    One per process and settings: making it takes longer than most of what is asked of it.
+    """
     import boto3
     from botocore.config import Config
 
