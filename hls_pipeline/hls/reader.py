@@ -270,8 +270,8 @@ class PlaylistReader:
                 self.add("KEY_DATA_URI", token, "a DRM object stands in the playlist and stays as it is", place)
             return "drm", None, None
         if scheme == "data":
-            text = "the clear key itself stands in the playlist and stays there: anyone can decrypt"
-            self.add("KEY_DATA_URI", token, text, place)
+            self.add("KEY_DATA_URI", token, "the clear key itself stands in the playlist and stays there", place)
+            self._judge_key(token, None, place)
             return "key", None, None
         return "key", *self._clear_key(token, uri, place)
 
@@ -286,11 +286,16 @@ class PlaylistReader:
             return None, None
         if policy.keys == "external":
             return target, policy.key_url(target) if policy.key_service_url else None
-        if not self.context.findings.is_full("KEY_IN_PACKAGE", self.context.path):
-            severity: Severity = "warning" if policy.keys == "publish" else "error"
-            text = f"the clear key {shown(target)} would be published: the encryption protects nothing"
-            self.add("KEY_IN_PACKAGE", token, text, place, severity)
+        self._judge_key(token, target, place)
         return target, None
+
+    def _judge_key(self, token: Token, path: str | None, place: tuple[int, int]) -> None:
+        """A clear key, in a file or (None) in the playlist itself, that would be public."""
+        if not self.context.findings.is_full("KEY_IN_PACKAGE", self.context.path):
+            severity: Severity = "warning" if self.context.policy.keys == "publish" else "error"
+            what = f"the clear key {shown(path)}" if path else "this clear key"
+            text = f"{what} would be published: the encryption protects nothing"
+            self.add("KEY_IN_PACKAGE", token, text, place, severity)
 
     def parse_byterange(self, token: Token, value: str) -> tuple[int, int | None] | None:
         """Length and offset (None: continues the range before)."""

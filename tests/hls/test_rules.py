@@ -5,10 +5,12 @@ One row: the code, how serious it is, and a package small enough to read. A new 
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from hls_pipeline.errors import UsageError
-from hls_pipeline.hls.policy import Limits, Policy
+from hls_pipeline.hls.policy import KeyMode, Limits, Policy
 from hls_pipeline.hls.rules import RULES
 from tests.hls.conftest import (
     AAC,
@@ -460,6 +462,17 @@ def test_a_key_format_behind_a_variable_hides_no_clear_key() -> None:
     key = '#EXT-X-KEY:METHOD=AES-128,KEYFORMAT="{$form}",URI="k.key"'
     package = {"index.m3u8": media('#EXT-X-DEFINE:NAME="form",VALUE="identity"', key, "seg.ts", version=8)}
     assert "KEY_IN_PACKAGE" in errors({**package, "k.key": KEY, "seg.ts": CIPHER}, Policy())
+
+
+@pytest.mark.parametrize("keys", ["reject", "external"])
+def test_a_clear_key_inside_the_playlist_is_a_key_and_no_report_repeats_it(keys: KeyMode) -> None:
+    """It was a remark only, so that the key went to IPFS inside the playlist although keys were to be refused."""
+    written = "AAECAwQFBgcICQoLDA0ODw=="
+    package = tag(f'#EXT-X-KEY:METHOD=AES-128,URI="data:text/plain;base64,{written}"', **{"seg.ts": CIPHER})
+    _, report = judge(package, Policy(keys=keys, key_service_url="https://keys.example"))
+    assert [finding.code for finding in report.errors] == ["KEY_IN_PACKAGE"]
+    assert written not in json.dumps(report.to_json())
+    assert errors(package) == set()
 
 
 @pytest.mark.parametrize("name", ["X-AD-URI", "X-AD-URLS", "X-HREF", "X-URI-LIST"])
