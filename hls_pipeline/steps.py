@@ -42,7 +42,7 @@ from hls_pipeline.settings import Settings
 from hls_pipeline.tracing import observed
 from hls_pipeline.uploads import PRIVATE_KEYS, State, Upload
 
-_MISSING_FILES = frozenset({"URI_MISSING_FILE", "PKG_NO_PLAYLIST"})
+_MISSING_FILES = frozenset({"URI_MISSING_FILE", "PKG_NO_PLAYLIST", "PKG_ROOT_AMBIGUOUS", "HLS_DEFINE_IMPORT"})
 """Findings that more files could mend: a folder nobody marked ready is given time."""
 
 _GIVEN_UP = frozenset({State.WITHDRAWN, State.SUPERSEDED})

@@ -260,6 +260,16 @@ def test_an_unmarked_folder_that_misses_files_waits_for_them(world: World, seed:
     assert world.inbox() == set()
 
 
+@pytest.mark.parametrize(("folders", "line"), [("ab", ""), ("a", '#EXT-X-DEFINE:IMPORT="of-the-master"')])
+def test_an_unmarked_folder_whose_master_comes_last_waits_for_it(
+    world: World, seed: str, folders: str, line: str
+) -> None:
+    child = media_playlist("s.ts").replace(b"#EXT-X-VERSION:3", b"#EXT-X-VERSION:8\n" + line.encode())
+    for folder in folders:
+        world.put("v", {f"{folder}/index.m3u8": child, f"{folder}/s.ts": ts(seed)})
+    assert world.walk(world.take_up()).incomplete
+
+
 def test_an_unmarked_folder_that_stays_incomplete_is_refused_when_its_time_is_over(world: World, seed: str) -> None:
     files = package(seed)
     del files["v/s1.ts"]

@@ -74,6 +74,10 @@ class Library:
             return True
         return look and looks_like_playlist(self.head(path))
 
+    def means_playlist(self, path: str) -> bool:
+        """Whether there is a tag in the first bytes, in any encoding: other files may be called playlists too."""
+        return b"#EXT" in self.head(path).replace(b"\0", b"")
+
     def playlist(self, path: str, imports: Mapping[str, str] | None = None) -> _Read:
         known = self._read.get(path)
         if known is not None and not (known.imports and imports):
@@ -161,15 +165,17 @@ def _targets(library: Library, path: str) -> Iterator[str]:
 
 
 def _only_root(library: Library, candidates: list[str], findings: Findings) -> str | None:
-    children = {child for path in candidates for child in _children(library, path) if child != path}
+    children = _reached(library, candidates)
     roots = [path for path in candidates if path not in children]
-    unreadable = [path for path in roots if library.playlist(path).playlist is None]
-    if len(roots) == 1:
-        return roots[0]
     if not roots:  # circles only: any of them shows the circle
         return next((p for p in candidates if _is_multivariant(library, p)), candidates[0])
-    if unreadable:  # one of these may be the root; what it refers to cannot be known
-        for path in unreadable:
+    meant = [path for path in roots if library.means_playlist(path)]
+    doubtful = [path for path in roots if _is_doubtful(library, path)]
+    for choice in (roots, meant, doubtful):  # what is broken may be what should name the others, so it is judged first
+        if len(choice) == 1:
+            return choice[0]
+    if doubtful:
+        for path in doubtful:
             findings.extend(library.playlist(path).findings.result())
         return None
     names = ", ".join(shown(path, 60) for path in roots[:5]) + (" …" if len(roots) > 5 else "")
@@ -177,23 +183,41 @@ def _only_root(library: Library, candidates: list[str], findings: Findings) -> s
     return None
 
 
+def _reached(library: Library, candidates: list[str]) -> set[str]:
+    """Every playlist that another one names, read with what its parent defines: its own URIs may depend on it."""
+    reached: set[str] = set()
+    pending: list[tuple[str, Mapping[str, str]]] = [(path, {}) for path in candidates]
+    while pending:
+        path, imports = pending.pop()
+        playlist = library.playlist(path, imports).playlist
+        for child in _children(library, path):
+            if child and child != path and child not in reached:
+                reached.add(child)
+                pending.append((child, playlist.variables if playlist else {}))
+    return reached
+
+
+def _is_doubtful(library: Library, path: str) -> bool:
+    """Whether errors hide which playlists this one names."""
+    read = library.playlist(path)
+    return read.playlist is None or (read.findings.failed and None in _children(library, path))
+
+
 def _is_multivariant(library: Library, path: str) -> bool:
     playlist = library.playlist(path).playlist
     return playlist is not None and playlist.kind == "multivariant"
 
 
-def _children(library: Library, path: str) -> Iterator[str]:
-    """The playlists that a playlist refers to, through asset lists too, rendition reports aside."""
+def _children(library: Library, path: str) -> Iterator[str | None]:
+    """The playlists that a playlist refers to, through asset lists too, rendition reports aside; None for one that is
+    not there."""
     playlist = library.playlist(path).playlist
     for reference in playlist.references if playlist else ():
-        target = reference.target
-        if target is None or reference.kind == "rendition_report":
-            continue
         if reference.kind in ("playlist", "asset", "daterange_resource"):
-            yield target
-        elif reference.kind == "asset_list":
-            side, _ = library.side_file(target, reference.kind, path)
-            yield from (r.target for r in side.references if r.target) if side else ()
+            yield reference.target
+        elif reference.kind == "asset_list" and reference.target:
+            side, _ = library.side_file(reference.target, reference.kind, path)
+            yield from (r.target for r in side.references) if side else ()
 
 
 @dataclass(frozen=True)

@@ -493,6 +493,38 @@ def test_a_cut_segment_is_refused_although_an_i_frame_playlist_names_it_too() ->
     assert "MEDIA_MP4_BOX" in errors(package)
 
 
+@pytest.mark.parametrize("spelled", ["vidoe/index.m3u8", "https://cdn.example/video/index.m3u8"])
+def test_a_master_that_misses_its_variant_is_told_so_although_the_variant_then_looks_like_a_root(spelled: str) -> None:
+    files = {"master.m3u8": master(spelled), "video/index.m3u8": media(), "video/seg.ts": TS}
+    _, report = judge(files)
+    assert report.root == "master.m3u8"
+    assert {finding.code for finding in report.errors} <= {"URI_MISSING_FILE", "URI_ABSOLUTE_HTTP"}
+    assert len(report.errors) == 1
+
+
+def test_a_playlist_named_through_a_variable_of_its_grandparent_is_no_second_root() -> None:
+    """The child was read without its parent's variables when the root was looked for."""
+    spot = ['#EXT-X-DEFINE:IMPORT="ad"', '#EXT-X-DATERANGE:ID="a",X-ASSET-URI="{$ad}/index.m3u8"']
+    package = accepted({
+        "master.m3u8": master('#EXT-X-DEFINE:NAME="ad",VALUE="ads"', "media.m3u8"),
+        "media.m3u8": media(*spot, "seg.ts", version=8),
+        "ads/index.m3u8": media("../seg.ts"),
+        **ONE,
+    })  # fmt: skip
+    assert (package.root, len(package.playlists)) == ("master.m3u8", 3)
+
+
+def test_a_file_that_is_only_called_a_playlist_is_not_published_and_does_no_harm() -> None:
+    package = accepted({"index.m3u8": media(), "notes.m3u8": "call the studio\n", "empty.m3u8": "", **ONE})
+    assert (package.root, {*package.unreferenced}) == ("index.m3u8", {"empty.m3u8", "notes.m3u8"})
+
+
+@pytest.mark.parametrize("broken", ["", "<html>", "#EXT-X-STREAM-INF:BANDWIDTH=1\na.m3u8\n", "\ufeff" + master()])
+def test_a_broken_master_is_refused_for_what_is_wrong_with_it_and_its_variants_are_no_tie(broken: str) -> None:
+    _, report = judge({"master.m3u8": broken, "a.m3u8": media(), "b.m3u8": media(), **ONE})
+    assert (report.root, [finding.path for finding in report.errors]) == ("master.m3u8", ["master.m3u8"])
+
+
 def test_a_value_of_another_form_than_the_tag_asks_for_is_a_remark() -> None:
     package = top('#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID="a",NAME="a",DEFAULT="YES",URI="media.m3u8"')
     assert "HLS_BAD_ATTR_VALUE" in warnings(package)
