@@ -70,7 +70,7 @@ class MediaProbe:
     def _begin(self) -> None:
         """Once the head is there (or the whole of a shorter file): from here on the format is known."""
         first, self._head = self._head, self._head[:_HEAD]
-        self._format = "hidden" if self._uses.hidden else sniff(first)
+        self._format = "hidden" if self._uses.hidden else sniff(self._head)
         if self._format == "mp4":
             self._boxes = BoxReader()
         self._pass(first)
@@ -183,13 +183,18 @@ def sniff(head: bytes) -> str:
         return "vtt" if re.match(rb"WEBVTT(?:[ \t\r\n]|$)", head.removeprefix(b"\xef\xbb\xbf")) else ""
     if head.startswith(_IMAGE) or (head.startswith(b"RIFF") and head[8:12] == b"WEBP"):
         return "image"
-    return _sniff_audio(head)
+    return _sniff_audio(head) or ("ts" if _was_ts(head) else "")
 
 
 def _is_ts(head: bytes) -> bool:
-    return head[:1] == b"\x47" and (
-        len(head) <= _PACKET or head[_PACKET] == 0x47 or head[2 * _PACKET : 2 * _PACKET + 1] == b"\x47"
-    )
+    """Whether most packets begin as they should. A whole one is wanted: a text may begin with G."""
+    starts = head[::_PACKET]
+    return len(head) >= _PACKET and 2 * starts.count(0x47) > len(starts)
+
+
+def _was_ts(head: bytes) -> bool:
+    """Whether packets follow each other at any place: bytes were lost or added right at the start."""
+    return any(head[at::_PACKET].count(0x47) >= 4 for at in range(_PACKET))
 
 
 def _sniff_audio(head: bytes) -> str:

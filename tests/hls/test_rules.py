@@ -194,6 +194,8 @@ ERRORS: list[tuple[str, dict[str, str | bytes]]] = [
     ("MEDIA_UNKNOWN_TYPE", segment("seg.ts", b"<!DOCTYPE html><html>")),
     ("MEDIA_UNKNOWN_TYPE", segment("seg.ts", b'{"error": 404}')),
     ("MEDIA_UNKNOWN_TYPE", segment("seg.ts", b"\x89PNG\r\n\x1a\n" + TS)),
+    ("MEDIA_UNKNOWN_TYPE", segment("seg.ts", b"Gone away\n")),
+    ("MEDIA_UNKNOWN_TYPE", segment("seg.ts", b"Gone away\n" * 40)),
     ("MEDIA_UNKNOWN_TYPE", segment("a.vtt", b"WEBVTTX\n")),
     ("MEDIA_UNKNOWN_TYPE", segment("a.vtt", b"00:00.000 --> 00:01.000\nhello")),
     (
@@ -201,6 +203,8 @@ ERRORS: list[tuple[str, dict[str, str | bytes]]] = [
         {"index.m3u8": media(KEY_TAG, "seg.ts"), "k.key": KEY, "seg.ts": b"<script>alert(1)</script>" + bytes(23)},
     ),
     ("MEDIA_TS_SYNC", segment("seg.ts", TS + b"x" + TS)),
+    ("MEDIA_TS_SYNC", segment("seg.ts", b"x" + TS[1:])),
+    ("MEDIA_TS_SYNC", segment("seg.ts", TS[:90] + TS[100:] + TS)),
     ("MEDIA_MP4_BOX", {"index.m3u8": media(MAP, "a.m4s"), "init.mp4": INIT, "a.m4s": FRAGMENT[:-1]}),
     ("MEDIA_MP4_BOX", {"index.m3u8": media(MAP, "a.m4s"), "init.mp4": INIT, "a.m4s": FRAGMENT + b"\0\0\0\1rest"}),
     ("MEDIA_INIT_INVALID", {"index.m3u8": media(MAP, "a.m4s"), "init.mp4": FRAGMENT, "a.m4s": FRAGMENT}),
