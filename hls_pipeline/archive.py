@@ -38,7 +38,7 @@ from hls_pipeline.metadata_store import InventoryFile, MetadataStore
 from hls_pipeline.object_store import ObjectStore
 from hls_pipeline.revisions import Revision, hash_bytes
 from hls_pipeline.settings import Settings
-from hls_pipeline.uploads import Drop, State, Upload
+from hls_pipeline.uploads import ACCEPTED_UNDER, Drop, State, Upload
 
 PACKAGE, RECORD, PROOF = "package", "record", "proof.json"
 _READABLE = frozenset({State.PUBLISHED, State.CLEARED})
@@ -150,7 +150,7 @@ def _judged(car: CarFile, proof: Evidence, policy: Policy) -> Archive:
         if inspect(file.node.cid, car.fetch(file.node.cid)).size != file.size:
             raise Corruption(f"{file.path} has another size than its proof says")
     revision = Revision(_upload(car.root, proof), _files(proof), cast(ObjectStore, _Source(car)), "", policy)
-    found = survey(revision, policy, proof.playlist)
+    found = survey(revision, revision.accepted_under, proof.playlist)
     if found.package is None or not found.report.accepted:
         raise PackageRefused("the package in the archive breaks our rules", found.report)
     for item in revision.documents():
@@ -160,7 +160,8 @@ def _judged(car: CarFile, proof: Evidence, policy: Policy) -> Archive:
     manifest = record.nodes[keys.record_manifest(proof.playlist)]
     if (str(record.root.cid), str(manifest.cid)) != (proof.record, proof.manifest):
         raise Corruption("its record is not what its package becomes")
-    return Archive(car, proof, revision, dict(found.package.facts), _metadata(proof, policy))
+    facts = {**found.package.facts, ACCEPTED_UNDER: policy.recorded()}
+    return Archive(car, proof, revision, facts, _metadata(proof, policy))
 
 
 class _Source:

@@ -247,7 +247,7 @@ def compare(evidence: Evidence, source: Source, policy: Policy) -> Iterator[str]
 
 def _rewritten(evidence: Evidence, source: Source, policy: Policy) -> dict[str, str]:
     """Content ids of playlists and the like as they are published: with relative references."""
-    package = survey(source, policy, evidence.playlist).package
+    package = survey(source, policy.of(evidence.video_id), evidence.playlist).package
     if package is None:
         return {}
     documents: list[Playlist | SideFile] = [*package.playlists.values(), *package.side_files.values()]

@@ -167,7 +167,7 @@ def _examined(
     """The package judged and hashed as if it had just arrived. Raises Corruption when it is not accepted any more."""
     profile = PROFILES[settings.ipfs_profile]
     before = revision(upload, objects, nodes, store, settings)
-    package, report, contents = staging.examine(before, profile, settings.policy(), upload.playlist)
+    package, report, contents = staging.examine(before, profile, before.accepted_under, upload.playlist)
     if package is None or not report.accepted:
         first = report.errors[0]
         raise Corruption(f"video {upload.video_id}: what is published breaks a rule: {first.code} at {first.path}")

@@ -20,7 +20,7 @@ from hls_pipeline.ipfs.cid import Cid
 from hls_pipeline.ipfs.unixfs import PROFILES, Directory, FileBuilder, Node, Profile, build_directory
 from hls_pipeline.metadata_store import InventoryFile
 from hls_pipeline.object_store import ObjectStore
-from hls_pipeline.uploads import Upload
+from hls_pipeline.uploads import ACCEPTED_UNDER, Upload
 
 
 def node(file: InventoryFile) -> Node:
@@ -54,10 +54,15 @@ class Revision:
     def by_path(self) -> Mapping[str, InventoryFile]:
         return {file.path: file for file in self.files}
 
+    @property
+    def accepted_under(self) -> Policy:
+        """Today's policy, save for what decides which files are published and what playlists name."""
+        return self.policy.of(self.upload.video_id, (self.upload.facts or {}).get(ACCEPTED_UNDER))
+
     @cached_property
     def package(self) -> Package:
         """The package, read again from the originals. Corruption if they no longer make the package we accepted."""
-        package = survey(self, self.policy, self.upload.playlist).package
+        package = survey(self, self.accepted_under, self.upload.playlist).package
         if package is None or {*package.playlists, *(file.path for file in package.files)} != {*self.by_path}:
             raise Corruption(f"upload {self.upload.upload_id}: the files in S3 are not the package that was accepted")
         return package

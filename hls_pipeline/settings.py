@@ -7,9 +7,9 @@ default that is right for the local stack, and say its unit. Nothing else in the
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from hls_pipeline.errors import UsageError
@@ -26,6 +26,11 @@ class PinningServiceSettings(BaseModel):
     name: str = Field(min_length=1, max_length=100)
     endpoint: str
     token: SecretStr
+
+
+def _items(value: Any) -> Any:
+    """A JSON object as something that can be hashed."""
+    return tuple(value.items()) if isinstance(value, dict) else value
 
 
 class Settings(BaseSettings):
@@ -80,9 +85,18 @@ class Settings(BaseSettings):
     )
 
     key_service_url: str | None = Field(
-        None, description="https address that playlists name for keys in mode external; {path} is the key's path"
+        None,
+        description="https address that playlists name for keys in mode external, with {video_id} and {path} of the "
+        "key; without them both stand at its end",
     )
     s3_keys: str | None = Field(None, description="private bucket for keys in mode external")
+    allow_external_keys: bool = Field(
+        False, description="accept, with a warning, playlists that name keys by https addresses of their own"
+    )
+    root_relative: bool = Field(False, description="/x in a playlist means x at the top of the package, else an error")
+    severities: Annotated[tuple[tuple[str, Literal["error", "warning"]], ...], BeforeValidator(_items)] = Field(
+        (), description="rules with another severity than in findings.md (JSON object of code and error or warning)"
+    )
 
     max_attempts: int = Field(5, ge=1, description="failed tries before an upload is failed; outages do not count")
     retry_seconds: float = Field(5, gt=0, description="first back-off; doubles with each try, at most 300")
@@ -154,12 +168,19 @@ class Settings(BaseSettings):
     local_ipfs: Literal["auto", "kubo", "embedded"] = Field("auto", description="IPFS node of the local stack")
 
     def policy(self) -> Policy:
-        """What a package may be. Raises UsageError when mode external lacks its bucket or its key service."""
+        """What a package may be. Raises UsageError when mode external lacks its bucket or its key service, and for a
+        severity that a rule cannot have."""
         from hls_pipeline.hls.policy import Policy
 
         if self.keys == "external" and not (self.s3_keys and self.key_service_url):
             raise UsageError("HLS_KEYS=external needs HLS_S3_KEYS (a private bucket) and HLS_KEY_SERVICE_URL (https)")
-        return Policy(keys=self.keys, key_service_url=self.key_service_url)
+        return Policy(
+            keys=self.keys,
+            key_service_url=self.key_service_url,
+            severities=dict(self.severities),
+            root_relative=self.root_relative,
+            allow_external_keys=self.allow_external_keys,
+        )
 
 
 def load(**overrides: object) -> Settings:

@@ -40,7 +40,7 @@ from hls_pipeline.object_store import ObjectStore
 from hls_pipeline.revisions import Revision
 from hls_pipeline.settings import Settings
 from hls_pipeline.tracing import observed
-from hls_pipeline.uploads import PRIVATE_KEYS, State, Upload
+from hls_pipeline.uploads import ACCEPTED_UNDER, PRIVATE_KEYS, State, Upload
 
 _MISSING_FILES = frozenset({"URI_MISSING_FILE", "PKG_NO_PLAYLIST", "PKG_ROOT_AMBIGUOUS", "HLS_DEFINE_IMPORT"})
 """Findings that more files could mend: a folder nobody marked ready is given time."""
@@ -73,7 +73,8 @@ def stage(upload: Upload, lease: Lease, objects: ObjectStore, store: MetadataSto
 def _judge(upload: Upload, lease: Lease, objects: ObjectStore, store: MetadataStore, settings: Settings) -> Upload:
     source = drops.DropSource(objects, upload.drop)
     profile = PROFILES[settings.ipfs_profile]
-    package, report, contents = staging.examine(source, profile, settings.policy())
+    policy = settings.policy().of(upload.video_id)
+    package, report, contents = staging.examine(source, profile, policy)
     if package is None or not report.accepted:
         return _refuse(upload, lease, report, objects, store, settings)
     files = staging.inventory(upload, package, contents, store.next_revision(upload.video_id))
@@ -90,7 +91,11 @@ def _judge(upload: Upload, lease: Lease, objects: ObjectStore, store: MetadataSt
     return store.accept(
         lease,
         revision=store.next_revision(upload.video_id),
-        facts={**package.facts, PRIVATE_KEYS: [file.path for file in package.keys]},
+        facts={
+            **package.facts,
+            PRIVATE_KEYS: [file.path for file in package.keys],
+            ACCEPTED_UNDER: policy.recorded(),
+        },
         files=files,
         objects=staging.expected_objects(upload, files, contents, settings),
         profile=profile.name,

@@ -56,6 +56,9 @@ TAKEN_IN = frozenset({State.PUBLISHED, State.CLEARED, State.UNCHANGED})
 PRIVATE_KEYS = "private_keys"
 """Fact of an upload: paths of the keys that lie in the private bucket."""
 
+ACCEPTED_UNDER = "accepted_under"
+"""Fact of an upload: `Policy.recorded` of the day it was accepted."""
+
 ON_RECORD = frozenset({State.STAGED, State.PINNED, State.PUBLISHED, State.CLEARED})
 """States in which the revision's files, manifests or pins are to be kept."""
 

@@ -43,7 +43,7 @@ def test_in_mode_external_the_key_goes_to_its_own_bucket_and_playlists_name_the_
     assert external.objects.read_all("keys", "guarded/r1/secret/one.key") == KEY
     assert KEY not in everything_in(external, MEDIA)
     assert not external.on_ipfs(KEY)
-    named = b'URI="https://keys.example/secret/one.key"'
+    named = b'URI="https://keys.example/guarded/secret/one.key"'
     assert named in external.from_gateway(f"{upload.root}/index.m3u8")
     assert named in external.from_gateway(f"{upload.record}/ipfs/index.m3u8")
     assert named in external.read("guarded/r1/s3/index.m3u8")

@@ -133,8 +133,19 @@ def test_a_video_whose_keys_a_service_has_still_names_them(world: World) -> None
     world.having(**settings).publish_package("v", guarded)
     made = by_hand(world.having(**settings, ipfs_profile=OTHER), "v")
     assert made.revision == 2
-    assert b'URI="https://keys.example/one.key"' in world.from_gateway(f"{made.root}/index.m3u8")
+    assert b'URI="https://keys.example/v/one.key"' in world.from_gateway(f"{made.root}/index.m3u8")
     assert b'URI="one.key"' in b"".join(world.nodes[0].read(f"{made.record}/original/index.m3u8"))
+
+
+def test_settings_that_were_changed_since_change_nothing_of_what_is_published(world: World) -> None:
+    """A video with its key inside could not be read again, nor be repinned, once keys were refused."""
+    lines = ["#EXTM3U", "#EXT-X-VERSION:3", "#EXT-X-TARGETDURATION:6", '#EXT-X-KEY:METHOD=AES-128,URI="/one.key"']
+    lines += ["#EXTINF:6.0,", "/s0.ts", "#EXT-X-ENDLIST", ""]
+    files = {"index.m3u8": "\n".join(lines).encode(), "one.key": bytes(range(16)), "s0.ts": ts("unprotected", 4)}
+    world.having(keys="publish", root_relative=True).publish_package("v", files)
+    made = by_hand(world.having(ipfs_profile=OTHER), "v")
+    assert (made.state, made.revision) == (State.PUBLISHED, 2)
+    assert world.from_gateway(f"{made.root}/one.key") == bytes(range(16))
 
 
 def test_a_run_that_died_in_the_middle_is_taken_up_and_makes_no_second_revision(world: World, cleared: Upload) -> None:

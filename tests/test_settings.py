@@ -72,6 +72,25 @@ def test_settings_do_not_change_and_can_be_looked_up_by() -> None:
         found.s3_inbox = "other"  # type: ignore[misc]
 
 
+def test_what_a_package_may_be_is_set_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HLS_SEVERITIES", '{"HLS_TARGETDURATION_EXCEEDED": "warning"}')
+    monkeypatch.setenv("HLS_ROOT_RELATIVE", "1")
+    monkeypatch.setenv("HLS_ALLOW_EXTERNAL_KEYS", "1")
+    found = settings.load()
+    assert hash(found) == hash(settings.load())
+    policy = found.policy()
+    assert policy.severities == {"HLS_TARGETDURATION_EXCEEDED": "warning"}
+    assert policy.root_relative
+    assert policy.allow_external_keys
+
+
+@pytest.mark.parametrize("value", ['{"HLS_BOM": "warning"}', '{"NO_SUCH": "error"}', '{"HLS_NO_CODECS": "off"}', "x"])
+def test_a_severity_that_no_rule_can_have_is_a_usage_error(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("HLS_SEVERITIES", value)
+    with pytest.raises(UsageError):
+        settings.load().policy()
+
+
 def test_secrets_do_not_show() -> None:
     found = Settings(s3_secret_key="very secret", ipfs_auth="bearer:very secret")
     assert "very secret" not in f"{found!r} {found}"

@@ -6,14 +6,16 @@ One frozen `Policy` goes to every check. Add a field when two installations may 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 from urllib.parse import quote
 
 from hls_pipeline.errors import UsageError
 from hls_pipeline.hls.rules import RULES, Severity
 
 KeyMode = Literal["reject", "publish", "external"]
+
+_RECORDED = ("keys", "key_service_url", "root_relative", "allow_external_keys")
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,10 @@ class Policy:
 
     keys: KeyMode = "reject"
     key_service_url: str | None = None
-    """Address of the https key service in mode `external`; `{path}` in it, else its end, becomes the key's path."""
+    """Address of the https key service in mode `external`: `{video_id}` and `{path}` in it become those of the key.
+    Where it does not name them, the video stands before the path and the path at the end."""
+    video_id: str = ""
+    """Whose keys they are: two videos may well use the same names."""
     severities: Mapping[str, Severity] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
     root_relative: bool = False
@@ -69,11 +74,22 @@ class Policy:
         if self.key_service_url is not None and not self.key_service_url.startswith("https://"):
             raise UsageError("the key service must have an https:// address: keys must not travel in the clear")
 
+    def recorded(self) -> dict[str, Any]:
+        """What the published files and playlists of an accepted package depend on, to be kept with it."""
+        return {name: getattr(self, name) for name in _RECORDED}
+
+    def of(self, video_id: str, recorded: Mapping[str, Any] | None = None) -> Policy:
+        """For a package of this video; where it was accepted before, by what was `recorded` then: a setting that was
+        changed since must not change what is published."""
+        return replace(self, video_id=video_id, **(recorded or {}))
+
     def key_url(self, path: str) -> str:
         """The address that a published playlist names for the key at `path`. Raises UsageError without a service."""
         if not self.key_service_url:
             raise UsageError("keys=external needs the https address of the key service")
-        name = quote(path, safe="/")
-        if "{path}" in self.key_service_url:
-            return self.key_service_url.replace("{path}", name)
-        return f"{self.key_service_url.rstrip('/')}/{name}"
+        service, name = self.key_service_url, quote(path, safe="/")
+        if "{video_id}" in service:
+            service = service.replace("{video_id}", self.video_id)
+        else:
+            name = f"{self.video_id}/{name}"
+        return service.replace("{path}", name) if "{path}" in service else f"{service.rstrip('/')}/{name}"

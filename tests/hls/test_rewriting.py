@@ -212,15 +212,30 @@ def test_a_key_is_published_only_when_somebody_says_so() -> None:
 
 
 def test_a_key_for_a_key_service_is_named_there_and_published_nowhere() -> None:
-    policy = Policy(keys="external", key_service_url="https://keys.example/v1")
+    policy = Policy(keys="external", key_service_url="https://keys.example/v1", video_id="a")
     package = accepted(KEYED, policy)
     assert [file.path for file in package.files] == ["seg.ts"]
     assert [file.path for file in package.keys] == ["k/1 2.key"]
     playlist = package.playlists["index.m3u8"]
     for form in (relative(playlist), rewrite(playlist, to_ipfs), rewrite(playlist, lambda _: None)):
-        assert b'URI="https://keys.example/v1/k/1%202.key",IV=0x01' in form
+        assert b'URI="https://keys.example/v1/a/k/1%202.key",IV=0x01' in form
     again = read_playlist("index.m3u8", playlist.data, KEYED, policy)
     assert relative(again) == relative(playlist)
+
+
+@pytest.mark.parametrize(
+    ("service", "address"),
+    [
+        ("https://k.example", "https://k.example/a/k/1%202.key"),
+        ("https://k.example/get?key={path}", "https://k.example/get?key=a/k/1%202.key"),
+        ("https://k.example/{video_id}/keys/{path}", "https://k.example/a/keys/k/1%202.key"),
+        ("https://{video_id}.k.example/", "https://a.k.example/k/1%202.key"),
+    ],
+)
+def test_two_videos_with_keys_of_one_name_have_two_addresses(service: str, address: str) -> None:
+    policy = Policy(keys="external", key_service_url=service)
+    assert policy.of("a").key_url("k/1 2.key") == address
+    assert policy.of("b").key_url("k/1 2.key") != address
 
 
 def test_a_key_is_never_read_unless_it_is_published() -> None:
