@@ -152,7 +152,7 @@ class TarSource:
 
     def __init__(self, file: BinaryIO, limits: Limits | None = None) -> None:
         self._limits = limits or Limits()
-        self._file = _open_gzip(file, self._limits) if _is_gzip(file) else file
+        self._file: BinaryIO | RandomGzip = _open_gzip(file, self._limits) if _is_gzip(file) else file
         self._turn = threading.Lock()
 
     def sizes(self) -> Mapping[str, int]:
@@ -174,6 +174,8 @@ class TarSource:
                     refuse("PKG_BAD_ARCHIVE", member.name, "its size is negative")
                 if not member.isdir():
                     _add(members, member.name, self._look(member))
+        if isinstance(self._file, RandomGzip):
+            self._file.exhaust()
         return members
 
     def _look(self, member: tarfile.TarInfo) -> _Member:
@@ -203,7 +205,7 @@ class TarSource:
 class _Headers:
     """What tarfile reads from while listing: a header that wants megabytes (a name, a comment) is an attack."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO | RandomGzip) -> None:
         self._file = file
         self.seek, self.tell = file.seek, file.tell
 
@@ -233,13 +235,13 @@ def _is_gzip(file: BinaryIO) -> bool:
     return magic == b"\x1f\x8b"
 
 
-def _open_gzip(file: BinaryIO, limits: Limits) -> BinaryIO:
+def _open_gzip(file: BinaryIO, limits: Limits) -> RandomGzip:
     def check(size: int, packed: int) -> None:
         _check_ratio("", size, packed, limits)
         if size > limits.total_size:
             refuse("PKG_TOO_LARGE", "", f"unpacked it has more than {limits.total_size:,} bytes")
 
-    return RandomGzip(file, check)  # type: ignore[return-value]
+    return RandomGzip(file, check)
 
 
 def open_archive(file: BinaryIO, limits: Limits | None = None) -> ZipSource | TarSource:

@@ -69,6 +69,12 @@ class RandomGzip:
         self._position += len(data)
         return data
 
+    def exhaust(self) -> None:
+        """Reads on to the end, where gzip says how long all of it was, and its checksum. Raises like `read`."""
+        self.seek(self._reached)
+        while self.read(_STEP):
+            pass
+
     def _restore(self, mark: _Mark) -> None:
         self._reached = mark.position
         self._packed = mark.packed
@@ -80,8 +86,10 @@ class RandomGzip:
         """One more step forwards; False at the end."""
         if self._decompressor.eof:  # a gzip file may be several, one after the other
             self._pending = self._decompressor.unused_data.lstrip(b"\0")
-            if not self._pending and not self._fill():
-                return False
+            while not self._pending:
+                if not self._fill():
+                    return False
+                self._pending = self._pending.lstrip(b"\0")
             self._decompressor = zlib.decompressobj(31)
         elif not self._pending and not self._fill():
             raise EOFError("the gzip file is cut off")

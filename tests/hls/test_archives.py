@@ -159,6 +159,18 @@ def test_a_dot_before_the_names_means_nothing(make: Callable[[dict[str, bytes]],
     assert codes(open_archive(file)) == set()
 
 
+@pytest.mark.parametrize("spoil", [lambda data: data[:-8] + b"\1" + data[-7:], lambda data: data[:-12]])
+def test_a_gzip_whose_checksum_is_wrong_or_missing_is_refused(spoil: Callable[[bytes], bytes]) -> None:
+    """Reading stopped where tar ends, before gzip's checksum: changed media were published as if they were whole."""
+    spoilt = io.BytesIO(spoil(tarred(GOOD, "w:gz").getvalue()))
+    assert codes(open_archive(spoilt)) == {"PKG_BAD_ARCHIVE"}
+
+
+def test_a_gzip_may_be_padded_with_zeros() -> None:
+    padded = io.BytesIO(tarred(GOOD, "w:gz").getvalue() + bytes(200_000))
+    assert check(open_archive(padded), PUBLISH)[1].accepted
+
+
 def test_what_the_files_of_a_gzip_are_is_asked_without_unpacking_it_again() -> None:
     """Files without a known extension are looked at, in the order of their names: each look once cost a jump."""
     names = [f"{i}.xyz" for i in range(300)]
