@@ -18,7 +18,7 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from hls_pipeline import clock
-from hls_pipeline.errors import ProofMissing, ServiceError, UsageError
+from hls_pipeline.errors import Outage, ProofMissing, ServiceError, UsageError
 from hls_pipeline.ipfs.car import Block
 from hls_pipeline.ipfs.cid import Cid
 from hls_pipeline.ipfs.kubo import Kubo
@@ -141,55 +141,32 @@ def _all(works: Iterable[Callable[[], _T]]) -> list[_T]:
     return [each.result() for each in started]
 
 
-def publish(kubo: Kubo, revision: Revision, expected: Extent, *, streams: int) -> tuple[Receipt, ...]:
-    """All of a revision's directory on one node, pinned and complete."""
-    try:
-        return _publish(kubo, revision, expected, streams)
-    except ProofMissing:
-        # Something is gone or damaged that seemed to be there: refill under the pin, which stays as it is.
-        return _publish(kubo, revision, expected, streams, reading=True)
-
-
-def _publish(
-    kubo: Kubo, revision: Revision, expected: Extent, streams: int, *, reading: bool = False
+def publish(
+    kubo: Kubo, revision: Revision, expected: Extent, *, streams: int, again: bool = False
 ) -> tuple[Receipt, ...]:
+    """All of a revision's directory on one node, pinned and complete. `again` sends every block, whatever the node
+    says that it has: it does not look whether their bytes are still the right ones (Kubo's `block/stat`, `dag/stat`).
+    """
     root = revision.directory.root.cid
-    if reading or kubo.pinned(root) is None:
-        _send(kubo, revision, streams, reading=reading)
+    if again or kubo.pinned(root) is None:
+        _send(kubo, revision, streams, again=again)
         kubo.pin(root, f"{revision.upload.video_id} r{revision.upload.revision}", expected.bytes)
-    return confirm(kubo, root, expected, clock.now())
-
-
-def fill_up(nodes: Iterable[Kubo], holder: Kubo, root: Cid, name: str) -> Outcome:
-    """`root` copied from `holder` to those of `nodes` that lack it; S3 is not needed. Every block is hashed on its way.
-    A node that cannot be reached stays behind. Raises ProofMissing when the holder does not have it all either."""
-    expected = holder.dag_stat(root)
-    receipts: list[ReceiptJson] = []
-    behind: dict[str, str] = {}
-    for kubo in nodes:
-        try:
-            receipts += map(to_json, _copied(kubo, holder, root, name, expected))
-        except ServiceError as error:
-            behind[kubo.name] = str(error)
-    return Outcome(tuple(receipts), behind)
-
-
-def _copied(kubo: Kubo, holder: Kubo, root: Cid, name: str, expected: Extent) -> tuple[Receipt, ...]:
     try:
         return confirm(kubo, root, expected, clock.now())
     except ProofMissing:
-        kubo.import_blocks(holder.blocks(root))
-        kubo.pin(root, name, expected.bytes)
-        return confirm(kubo, root, expected, clock.now())
+        if again:
+            raise
+        # Something is gone that seemed to be there: refill under the pin, which stays as it is.
+        return publish(kubo, revision, expected, streams=streams, again=True)
 
 
-def _send(kubo: Kubo, revision: Revision, streams: int, *, reading: bool = False) -> None:
-    """Files first, in several streams, then the directories that name them. `reading`: a file counts as being there
-    only if the node can read it from its disk."""
-    distinct = list({file.cid: file for file in revision.files}.values())
-    parts = [distinct[start::streams] for start in range(streams)]
-    missing = chain(*_all(partial(_lacking, kubo, part, reading) for part in parts))
-    shares = [share for share in _shares(missing, streams) if share]
+def _send(kubo: Kubo, revision: Revision, streams: int, *, again: bool) -> None:
+    """Files first, in several streams, then the directories that name them."""
+    files = list({file.cid: file for file in revision.files}.values())
+    if not again:
+        parts = [files[start::streams] for start in range(streams)]
+        files = [*chain(*_all(partial(_lacking, kubo, part) for part in parts))]
+    shares = [share for share in _shares(files, streams) if share]
     _all(partial(_import, kubo, revision, share) for share in shares)
     kubo.import_blocks(revision.directory.blocks)
 
@@ -198,18 +175,19 @@ def _import(kubo: Kubo, revision: Revision, files: Iterable[InventoryFile]) -> E
     return kubo.import_blocks(revision.blocks(files))
 
 
-def _lacking(kubo: Kubo, files: Iterable[InventoryFile], reading: bool) -> list[InventoryFile]:
-    return [file for file in files if not _holds(kubo, file, reading)]
+def _lacking(kubo: Kubo, files: Iterable[InventoryFile]) -> list[InventoryFile]:
+    return [file for file in files if not _holds(kubo, file)]
 
 
-def _holds(kubo: Kubo, file: InventoryFile, reading: bool) -> bool:
-    """Whether the node has all of a file already: from an earlier try, or from another revision."""
+def _holds(kubo: Kubo, file: InventoryFile) -> bool:
+    """Whether the node has all of a file already: from an earlier try, or from another revision. What it cannot tell
+    us, because it cannot read it, it does not have."""
     cid = node(file).cid
-    if not kubo.has(cid):
-        return False
     try:
-        return (file.dag_blocks == 1 and not reading) or kubo.dag_stat(cid, file.dag_size).blocks > 0
-    except ProofMissing:
+        return kubo.has(cid) and (file.dag_blocks == 1 or kubo.dag_stat(cid, file.dag_size).blocks > 0)
+    except Outage:
+        raise
+    except ServiceError:
         return False
 
 

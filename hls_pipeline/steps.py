@@ -397,16 +397,21 @@ def _made_superfluous(
         roots = (upload.root or "", upload.record or "")
         return [each for root in roots for each in replicas.read_back(node, root, settings.proof_sample)]
 
+    def refill(node: Kubo, again: bool) -> None:
+        replicas.publish(node, revision, expected, streams=settings.ipfs_streams, again=again)
+        replicas.publish_small(node, _record(revision), f"{upload.video_id} record")
+
     def check_or_refill(node: Kubo) -> list[Receipt]:
-        try:
-            return check(node)
-        except ProofMissing as lost:
+        """Of what seems to be there only the pin is made first; then every block is sent, for it may be damaged."""
+        for again in (False, True):
             try:
-                replicas.publish(node, revision, expected, streams=settings.ipfs_streams)
-                replicas.publish_small(node, _record(revision), f"{upload.video_id} record")
-            except ObjectMissing as error:
-                raise ProofMissing(f"{lost}; S3 cannot fill it up either: {error}") from error
-            return check(node)
+                return check(node)
+            except ProofMissing as lost:
+                try:
+                    refill(node, again)
+                except ObjectMissing as error:
+                    raise ProofMissing(f"{lost}; S3 cannot fill it up either: {error}") from error
+        return check(node)
 
     return replicas.on_quorum(nodes, settings.ipfs_quorum, check_or_refill, settings.ipfs_grace_seconds)
 

@@ -228,6 +228,17 @@ def test_a_block_missing_on_one_of_two_nodes_is_sent_again_before_anything_goes(
         assert both.nodes[1].read_back(Cid.parse(upload.root or "")).blocks == upload.blocks
 
 
+def test_a_block_damaged_on_a_node_is_sent_again_before_anything_goes(world: World, node: IpfsNode, seed: str) -> None:
+    """It has its name and its size, so Kubo counts it as present wherever it is asked; only its bytes are others."""
+    here = world.having(**_of(node))
+    upload = here.publish_package("v", package(seed))
+    block = node.block_file(package(seed)["v/s1.ts"])
+    block.chmod(0o600)
+    block.write_bytes(bytes(block.stat().st_size))
+    assert here.step("clear_temp_storage", upload, "hand:clear").state is State.CLEARED
+    assert block.read_bytes() == package(seed)["v/s1.ts"]
+
+
 def test_a_pin_lost_on_a_node_that_cannot_be_filled_up_keeps_everything_on_s3(
     world: World, node: IpfsNode, seed: str
 ) -> None:

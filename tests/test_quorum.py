@@ -140,36 +140,6 @@ def test_a_stalled_node_does_not_keep_the_process_from_ending(ipfs_node: Embedde
     assert (done.stdout.strip(), done.returncode) == ("1", 0), done.stderr
 
 
-def test_a_node_that_was_behind_is_filled_up_from_another_when_s3_has_nothing_any_more(
-    world: World, ipfs_node: EmbeddedNode, third: EmbeddedNode, seed: str
-) -> None:
-    one = at(world, of(ipfs_node))
-    upload = one.publish_package("v", package(seed))
-    assert one.step("clear_temp_storage", upload, "hand:clear").state is State.CLEARED
-
-    both = at(world, of(ipfs_node), of(third))
-    holder, empty = both.nodes
-    gone = Kubo("http://127.0.0.1:1", "http://127.0.0.1:1")
-    for root in (upload.root, upload.record):
-        outcome = replicas.fill_up((empty, gone), holder, Cid.parse(root or ""), "v")
-        assert outcome.behind.keys() == {gone.name}
-        assert replicas.proven(outcome.receipts, root or "") == {empty.peer_id()}
-    assert both.from_gateway(f"{upload.root}/v/s1.ts", node=1) == package(seed)["v/s1.ts"]
-    assert empty.read_back(Cid.parse(upload.root or "")).blocks == upload.blocks
-
-
-def test_nothing_is_filled_up_from_a_node_that_lacks_a_block_itself(
-    world: World, third: EmbeddedNode, ipfs_node: EmbeddedNode, seed: str, tmp_path: Path
-) -> None:
-    one = at(world, of(third))
-    upload = one.publish_package("v", package(seed))
-    block_file(tmp_path / "third", Cid.of(package(seed)["v/s1.ts"])).unlink()
-    (target,) = at(world, of(ipfs_node)).nodes
-    with pytest.raises(ProofMissing):
-        replicas.fill_up((target,), one.nodes[0], Cid.parse(upload.root or ""), "v")
-    assert target.pinned(Cid.parse(upload.root or "")) is None
-
-
 # ---- read-back by sample ------------------------------------------------------------------------------------------
 
 

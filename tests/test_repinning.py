@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,41 +22,24 @@ from hls_pipeline.upkeep.catalogue import Ledger
 from hls_pipeline.upkeep.repinning import Health
 from hls_pipeline.uploads import State, Upload
 from tests.contract import nodes
-from tests.local.ipfs_node_fixture import block_file
+from tests.contract.nodes import IpfsNode
 from tests.services import World, free_ports, package, published, ts
 
 
-@dataclass(frozen=True)
-class Node:
-    """One of ours, whose disk a test may damage."""
-
-    kind: str
-    repo: Path
-    rpc_url: str
-    gateway_url: str
-
-    def block(self, data: bytes) -> Path:
-        """Where a block is on its disk."""
-        cid = Cid.of(data)
-        if self.kind == "embedded":
-            return block_file(self.repo, cid)
-        name = base64.b32encode(b"\x12\x20" + cid.digest).decode().rstrip("=")
-        return next(self.repo.glob(f"blocks/*/{name}.data"))
-
-
 @pytest.fixture(scope="module")
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Node, Node]]:
+def pair(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[IpfsNode, IpfsNode]]:
     """Two nodes; the first may be asked for by its kind."""
     with ExitStack() as running:
         made = []
         for kind in (getattr(request, "param", "embedded"), "embedded"):
             repo = tmp_path_factory.mktemp("node") / "repo"
-            node = running.enter_context(nodes.running(kind, repo))
-            made.append(Node(kind, repo, node.rpc_url, node.gateway_url))
+            made.append(running.enter_context(nodes.running(kind, repo)))
         yield made[0], made[1]
 
 
-def at(world: World, *those: Node, **changes: Any) -> World:
+def at(world: World, *those: IpfsNode, **changes: Any) -> World:
     return world.having(
         ipfs_rpc_urls=tuple(node.rpc_url for node in those),
         ipfs_gateway_urls=tuple(node.gateway_url for node in those),
@@ -67,7 +48,7 @@ def at(world: World, *those: Node, **changes: Any) -> World:
 
 
 @pytest.fixture
-def both(world: World, pair: tuple[Node, Node]) -> World:
+def both(world: World, pair: tuple[IpfsNode, IpfsNode]) -> World:
     return at(world, *pair, ipfs_quorum=2)
 
 
@@ -141,9 +122,9 @@ def test_pins_removed_on_both_nodes_are_set_again(both: World, cleared: Upload, 
 @pytest.mark.parametrize("pair", nodes.KINDS, indirect=True)
 @pytest.mark.parametrize(("damage", "pinned"), [("deleted", True), ("corrupted", True), ("deleted", False)])
 def test_a_damaged_block_file_is_found_and_mended_from_the_other_node(
-    both: World, pair: tuple[Node, Node], cleared: Upload, files: dict[str, bytes], damage: str, pinned: bool
+    both: World, pair: tuple[IpfsNode, IpfsNode], cleared: Upload, files: dict[str, bytes], damage: str, pinned: bool
 ) -> None:
-    path = pair[0].block(files["v/s1.ts"])
+    path = pair[0].block_file(files["v/s1.ts"])
     data = path.read_bytes()
     path.chmod(0o600)
     path.unlink()
@@ -160,31 +141,31 @@ def test_a_damaged_block_file_is_found_and_mended_from_the_other_node(
 
 
 def test_nodes_that_lack_different_blocks_mend_each_other(
-    both: World, pair: tuple[Node, Node], cleared: Upload, files: dict[str, bytes]
+    both: World, pair: tuple[IpfsNode, IpfsNode], cleared: Upload, files: dict[str, bytes]
 ) -> None:
     for node, name in zip(pair, ("v/s0.ts", "v/s1.ts"), strict=True):
-        node.block(files[name]).unlink()
+        node.block_file(files[name]).unlink()
     forget_proofs(both)
     assert check(both).healthy
     assert_whole(both, cleared, files)
 
 
 def test_what_no_node_has_comes_from_s3_as_long_as_it_is_there(
-    both: World, pair: tuple[Node, Node], files: dict[str, bytes]
+    both: World, pair: tuple[IpfsNode, IpfsNode], files: dict[str, bytes]
 ) -> None:
     upload = both.publish_package("v", files)
     for node in pair:
-        node.block(files["v/s1.ts"]).unlink()
+        node.block_file(files["v/s1.ts"]).unlink()
     forget_proofs(both)
     assert check(both).healthy
     assert_whole(both, upload, files)
 
 
 def test_what_is_nowhere_any_more_is_named_and_the_rest_stays_as_it_is(
-    both: World, pair: tuple[Node, Node], cleared: Upload, files: dict[str, bytes]
+    both: World, pair: tuple[IpfsNode, IpfsNode], cleared: Upload, files: dict[str, bytes]
 ) -> None:
     for node in pair:
-        node.block(files["v/s1.ts"]).unlink()
+        node.block_file(files["v/s1.ts"]).unlink()
     forget_proofs(both)
     found = check(both)
     assert not found.healthy
@@ -197,10 +178,9 @@ def test_what_is_nowhere_any_more_is_named_and_the_rest_stays_as_it_is(
 
 
 def test_a_node_replaced_by_an_empty_one_is_filled_up(
-    world: World, both: World, pair: tuple[Node, Node], cleared: Upload, files: dict[str, bytes], tmp_path: Path
+    world: World, both: World, pair: tuple[IpfsNode, IpfsNode], cleared: Upload, files: dict[str, bytes], tmp_path: Path
 ) -> None:
-    with nodes.running("embedded", tmp_path / "new") as running:
-        new = Node("embedded", tmp_path / "new", running.rpc_url, running.gateway_url)
+    with nodes.running("embedded", tmp_path / "new") as new:
         replaced = at(world, pair[1], new, ipfs_quorum=2)
         found = check(replaced)
         assert found.healthy
@@ -209,14 +189,13 @@ def test_a_node_replaced_by_an_empty_one_is_filled_up(
 
 
 def test_a_node_joins_before_another_leaves(
-    world: World, both: World, pair: tuple[Node, Node], cleared: Upload, files: dict[str, bytes], tmp_path: Path
+    world: World, both: World, pair: tuple[IpfsNode, IpfsNode], cleared: Upload, files: dict[str, bytes], tmp_path: Path
 ) -> None:
     """What the others did not prove lately they give back; nothing is removed from the one that goes."""
     leaving = both.nodes[0].name
     with pytest.raises(UsageError, match="fewer nodes than HLS_IPFS_QUORUM"):
         check(both, leave=leaving)
-    with nodes.running("embedded", tmp_path / "new") as running:
-        new = Node("embedded", tmp_path / "new", running.rpc_url, running.gateway_url)
+    with nodes.running("embedded", tmp_path / "new") as new:
         three = at(world, *pair, new, ipfs_quorum=2)
         with pytest.raises(UsageError, match="none of the nodes"):
             check(three, join="127.0.0.1:1")
@@ -232,7 +211,9 @@ def test_a_node_joins_before_another_leaves(
         assert_whole(three, cleared, files)
 
 
-def test_a_node_that_does_not_answer_is_no_empty_one(both: World, pair: tuple[Node, Node], cleared: Upload) -> None:
+def test_a_node_that_does_not_answer_is_no_empty_one(
+    both: World, pair: tuple[IpfsNode, IpfsNode], cleared: Upload
+) -> None:
     port = free_ports(1)[0]
     down = Kubo(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port}")
     found = repinning.check(both.objects, (both.nodes[0], down), both.store, both.settings)

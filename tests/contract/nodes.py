@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import signal
 import socket
@@ -14,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hls_pipeline.errors import Outage
+from hls_pipeline.ipfs.cid import Cid
 from hls_pipeline.ipfs.kubo import Kubo
 from hls_pipeline.local import kubo
+from tests.local.ipfs_node_fixture import block_file
 
 START_SECONDS = 30
 KINDS = ("embedded", "kubo") if kubo.find() else ("embedded",)
@@ -25,12 +28,21 @@ KINDS = ("embedded", "kubo") if kubo.find() else ("embedded",)
 @dataclass(frozen=True)
 class IpfsNode:
     kind: str
+    repo: Path
     rpc_url: str
     gateway_url: str
     process: subprocess.Popen[bytes]
 
     def client(self, stall_seconds: float = 20) -> Kubo:
         return Kubo(self.rpc_url, self.gateway_url, stall_seconds=stall_seconds)
+
+    def block_file(self, data: bytes) -> Path:
+        """Where the block with these bytes is on its disk."""
+        cid = Cid.of(data)
+        if self.kind == "embedded":
+            return block_file(self.repo, cid)
+        name = base64.b32encode(b"\x12\x20" + cid.digest).decode().rstrip("=")
+        return next(self.repo.glob(f"blocks/*/{name}.data"))
 
     def kill(self) -> None:
         """As a power cut would."""
@@ -52,7 +64,7 @@ def running(kind: str, repo: Path) -> Iterator[IpfsNode]:
     log = repo.with_suffix(".log")
     with open(log, "ab") as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
-    node = IpfsNode(kind, f"http://{rpc}", f"http://{gateway}", process)
+    node = IpfsNode(kind, repo, f"http://{rpc}", f"http://{gateway}", process)
     try:
         _wait_until_it_answers(node, log)
         yield node
