@@ -41,6 +41,9 @@ def connect(settings: Settings) -> tuple[Kubo, ...]:
     rpc, gateways = settings.ipfs_rpc_urls, settings.ipfs_gateway_urls
     if len(rpc) != len(gateways):
         raise UsageError("HLS_IPFS_GATEWAY_URLS must name one gateway for each of HLS_IPFS_RPC_URLS")
+    for name, urls in (("HLS_IPFS_RPC_URLS", rpc), ("HLS_IPFS_GATEWAY_URLS", gateways)):
+        if len({url.rstrip("/").lower() for url in urls}) < len(urls):
+            raise UsageError(f"{name} names an address twice; every node has an RPC and a gateway of its own")
     if len(rpc) < settings.ipfs_quorum:
         raise UsageError(f"HLS_IPFS_QUORUM is {settings.ipfs_quorum}, but only {len(rpc)} node(s) are configured")
     auth = settings.ipfs_auth.get_secret_value() if settings.ipfs_auth else None

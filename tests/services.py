@@ -275,6 +275,14 @@ def sample() -> dict[str, bytes]:
     return {str(path.relative_to(SAMPLE)): path.read_bytes() for path in found}
 
 
+def doubled(settings: Settings) -> dict[str, Any]:
+    """The only node under two addresses: it is still one node."""
+    return {
+        name: (url, url.replace("127.0.0.1", "localhost"))
+        for name, (url,) in settings.model_dump(include={"ipfs_rpc_urls", "ipfs_gateway_urls"}).items()
+    }
+
+
 def published(files: Files) -> dict[str, bytes]:
     return {path: data for path, data in files.items() if path != keys.METADATA}
 

@@ -21,7 +21,7 @@ from hls_pipeline.metadata_store import MetadataStore
 from hls_pipeline.upkeep import alerts, anchors
 from hls_pipeline.uploads import State
 from tests.gateway.conftest import Gateway, gateway, gateway_with  # noqa: F401
-from tests.services import World, free_ports, package, wait_until
+from tests.services import World, doubled, free_ports, package, wait_until
 from tests.test_metadata_store import published, received
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -114,8 +114,7 @@ def test_a_step_that_fails_is_counted_by_its_error_code(serving: World, request:
     daemon, worker = ports(serving)
     upload = serving.drop("v", package(request.node.name))
     with pytest.raises(ProofMissing):
-        serving.having(ipfs_quorum=2, ipfs_rpc_urls=serving.settings.ipfs_rpc_urls * 2,
-                       ipfs_gateway_urls=serving.settings.ipfs_gateway_urls * 2).walk(upload)  # fmt: skip
+        serving.having(ipfs_quorum=2, **doubled(serving.settings)).walk(upload)
     wait_until(
         lambda: any(
             each.labels.get("outcome") == "proof_missing" for each in scraped(worker)["hls_step_seconds"].samples

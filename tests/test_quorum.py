@@ -54,7 +54,7 @@ def behind(world: World, upload_id: str) -> set[tuple[str, str]]:
 def test_a_node_that_stalls_delays_nothing_and_is_noted(world: World, ipfs_node: EmbeddedNode, seed: str) -> None:
     """Its limit on silence is a minute; the whole path is done long before."""
     with proxy(ipfs_node.rpc, Cut("down", 0, "silence")) as silent:
-        some = at(world, (silent, ipfs_node.gateway), of(ipfs_node), ipfs_grace_seconds=0.2)
+        some = at(world, (silent, "127.0.0.1:1"), of(ipfs_node), ipfs_grace_seconds=0.2)
         start = time.monotonic()
         upload = some.publish_package("v", package(seed))
         assert some.step("clear_temp_storage", upload, "hand:clear").state is State.CLEARED
@@ -116,6 +116,24 @@ def test_one_node_under_two_addresses_does_not_reach_a_quorum_of_two(ipfs_node: 
         same = tuple(Kubo(f"http://{rpc}", f"http://{ipfs_node.gateway}") for rpc in (ipfs_node.rpc, other))
         with pytest.raises(ProofMissing, match="same node"):
             replicas.attempt(same, 2, lambda kubo: [receipt(kubo)])
+
+
+@pytest.mark.parametrize("sample", [0, 1])
+def test_a_node_is_not_read_back_through_the_gateway_of_another(
+    world: World, ipfs_node: EmbeddedNode, second_ipfs_node: EmbeddedNode, seed: str, sample: int
+) -> None:
+    """Else one node could stand for two when the S3 copies go."""
+    rpc, gateways = (ipfs_node.rpc, second_ipfs_node.rpc), (ipfs_node.gateway, second_ipfs_node.gateway)
+    right = at(world, *zip(rpc, gateways, strict=True), ipfs_quorum=2)
+    upload = right.publish_package("v", package(seed))
+    swapped = at(world, *zip(rpc, reversed(gateways), strict=True), ipfs_quorum=2, proof_sample=sample)
+    with pytest.raises(ProofMissing, match="is not the gateway of"):
+        swapped.step("clear_temp_storage", upload, "hand:clear")
+    assert world.store.receipts(upload.upload_id, "deletion") == ()
+    assert right.step("clear_temp_storage", upload, "hand:clear").state is State.CLEARED
+    (deletion,) = world.store.receipts(upload.upload_id, "deletion")
+    asked = {item["asked"].split()[1] for item in deletion["evidence"] if item["level"] == "read_back"}
+    assert asked == set(gateways)
 
 
 _ONE_STALLS = """

@@ -26,6 +26,7 @@ from tests.services import (
     MEDIA,
     TO_FINAL,
     World,
+    doubled,
     free_ports,
     media_playlist,
     package,
@@ -560,20 +561,14 @@ def test_finalizing_without_proof_is_refused(world: World, seed: str) -> None:
     """Here the quorum was raised after the pin: one node's word is not enough any more."""
     upload = world.walk(world.drop("v", package(seed)), *TO_FINAL[:-1])
     with pytest.raises(ProofMissing, match=r"not proven on 2 node\(s\)"):
-        world.having(ipfs_quorum=2, **_doubled(world)).step("finalize", upload)
+        world.having(ipfs_quorum=2, **doubled(world.settings)).step("finalize", upload)
     assert statuses(world, "v") == ["processing"]
 
 
-def _doubled(world: World) -> dict[str, Any]:
-    """The same node under two addresses: it is still one node."""
-    settings = world.settings
-    return {"ipfs_rpc_urls": settings.ipfs_rpc_urls * 2, "ipfs_gateway_urls": settings.ipfs_gateway_urls * 2}
-
-
 def test_one_node_under_two_addresses_is_no_quorum_of_two(world: World, seed: str) -> None:
-    doubled = world.having(ipfs_quorum=2, **_doubled(world))
+    twice = world.having(ipfs_quorum=2, **doubled(world.settings))
     with pytest.raises(ProofMissing):
-        doubled.publish_package("v", package(seed))
+        twice.publish_package("v", package(seed))
     assert statuses(world, "v") == ["processing"]
 
 
@@ -789,3 +784,8 @@ def test_settings_that_cannot_make_the_quorum_are_a_usage_error(s3_and_ipfs: Set
         replicas.connect(s3_and_ipfs.model_copy(update={"ipfs_quorum": 2}))
     with pytest.raises(UsageError, match="HLS_IPFS_GATEWAY_URLS"):
         replicas.connect(s3_and_ipfs.model_copy(update={"ipfs_gateway_urls": ()}))
+    two = doubled(s3_and_ipfs)
+    for name in two:
+        same = {**two, name: (two[name][0], f"{two[name][0]}/")}
+        with pytest.raises(UsageError, match=f"HLS_{name.upper()} names an address twice"):
+            replicas.connect(s3_and_ipfs.model_copy(update=same))

@@ -17,7 +17,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from hls_pipeline import tracing
 from hls_pipeline.errors import ProofMissing
 from hls_pipeline.uploads import State
-from tests.services import STEPS, World, free_ports, package
+from tests.services import STEPS, World, doubled, free_ports, package
 from tests.test_metrics import PATH_STEPS
 
 
@@ -102,12 +102,10 @@ with span(Settings(otlp_endpoint=sys.argv[1]), upload, "elsewhere"):
 
 
 def test_a_step_that_fails_is_an_error_with_its_code(world: World, request: pytest.FixtureRequest) -> None:
-    nodes = {
-        "ipfs_rpc_urls": world.settings.ipfs_rpc_urls * 2,
-        "ipfs_gateway_urls": world.settings.ipfs_gateway_urls * 2,
-    }
     with collector() as found, pytest.raises(ProofMissing):
-        world.having(otlp_endpoint=found.url, ipfs_quorum=2, **nodes).publish_package("v", package(request.node.name))
+        world.having(otlp_endpoint=found.url, ipfs_quorum=2, **doubled(world.settings)).publish_package(
+            "v", package(request.node.name)
+        )
     status = found.named("publish").status
     assert status.code == status.STATUS_CODE_ERROR
     assert status.message.startswith("proof_missing: fewer than 2 node(s)")

@@ -1,8 +1,8 @@
 """Is a node fit to be trusted with the only copy? What is wrong with it, and what to change.
 
-`judge` asks a running node about itself and changes nothing. What a node does not let us see is a finding too. Only
-Kubo is asked for its configuration: other nodes that speak its RPC have none. Sources: kubo docs/config.md,
-docs/datastores.md, core/commands/{config,sysdiag}.go.
+`judge` asks a running node about itself and leaves one tiny block there, by which its gateway is known. What a node
+does not let us see is a finding too. Only Kubo is asked for its configuration: other nodes that speak its RPC have
+none. Sources: kubo docs/config.md, docs/datastores.md, core/commands/{config,sysdiag}.go.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from hls_pipeline.errors import ServiceError, ServiceRefused
-from hls_pipeline.ipfs.cid import NO_ROOT
 from hls_pipeline.ipfs.kubo import Kubo, RepoStat
+from hls_pipeline.ipfs.proof import require_own_gateway
 
 MINIMUM_VERSION = (0, 43, 1)
 """Older ones have known security faults and other directory shards."""
@@ -57,12 +57,11 @@ def _version(version: str) -> Finding:
 
 
 def _gateway(node: Kubo) -> Finding:
-    """Asks for the empty block, which every gateway knows by its content id alone."""
     try:
-        node.block(NO_ROOT)
+        require_own_gateway(node)
     except ServiceError as error:
         return Finding("gateway", False, str(error), "check HLS_IPFS_GATEWAY_URLS and the node's Addresses.Gateway")
-    return Finding("gateway", True, "it serves content")
+    return Finding("gateway", True, "it serves what the node has")
 
 
 def _room(repository: RepoStat) -> Finding:

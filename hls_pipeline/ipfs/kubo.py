@@ -73,6 +73,7 @@ class Kubo:
         """`auth` is `bearer:TOKEN` or `basic:USER:PASSWORD`, for the RPC alone. UsageError for a bad address."""
         self.name = urlsplit(rpc_url).netloc.rpartition("@")[2]
         multiaddr(gateway_url)
+        self.gateway = urlsplit(gateway_url).netloc
         self._rpc_url = rpc_url.rstrip("/")
         self._gateway_url = gateway_url.rstrip("/")
         self._headers = _authorization(auth)

@@ -17,6 +17,8 @@ from hls_pipeline.ipfs.kubo import Kubo
 from tests.contract import nodes
 from tests.contract.faults import listening, plain
 
+MARK = "By this block the gateway of the IPFS node peer is told from others.\n"
+
 
 @pytest.mark.parametrize("kind", nodes.KINDS)
 def test_a_node_as_we_set_it_up_is_well(kind: str, tmp_path: Path) -> None:
@@ -28,6 +30,13 @@ def test_a_node_as_we_set_it_up_is_well(kind: str, tmp_path: Path) -> None:
         if kind == "kubo":
             assert {"durability", "NoFetch", "profile", "garbage collection", "disk"} <= looked_at
         assert client.pinned(Cid.of(b"anything")) is None
+
+
+def test_the_gateway_of_another_node_is_found_out(tmp_path: Path) -> None:
+    with nodes.running("embedded", tmp_path / "one") as one, nodes.running("embedded", tmp_path / "two") as two:
+        first, *_ = judge(Kubo(one.rpc_url, two.gateway_url))
+    assert (first.about, first.ok) == ("gateway", False)
+    assert "in the order of HLS_IPFS_RPC_URLS" in first.detail
 
 
 GOOD: dict[str, Any] = {
@@ -48,7 +57,9 @@ GOOD: dict[str, Any] = {
         },
     },
     "cmdline": "ipfs\0daemon",
-    "bafkqaaa": "",
+    "/api/v0/id": {"ID": "peer"},
+    "dag/import": {"Stats": {"BlockCount": 1, "BlockBytesCount": len(MARK)}},
+    "format=raw": MARK,
 }
 
 
@@ -94,8 +105,8 @@ def test_a_good_node_gets_no_advice() -> None:
         (_config(Gateway=None), "NoFetch", "Gateway.NoFetch"),
         ({"cmdline": "ipfs\0daemon\0--enable-gc"}, "garbage collection", "--enable-gc"),
         ({"cmdline": "ipfs\0daemon\0--enable-gc=true"}, "garbage collection", "--enable-gc"),
-        ({"bafkqaaa": None}, "gateway", "HLS_IPFS_GATEWAY_URLS"),
-        ({"bafkqaaa": "some page"}, "gateway", "HLS_IPFS_GATEWAY_URLS"),
+        ({"format=raw": None}, "gateway", "HLS_IPFS_GATEWAY_URLS"),
+        ({"format=raw": "some page"}, "gateway", "HLS_IPFS_GATEWAY_URLS"),
         ({"repo/stat": {**GOOD["repo/stat"], "RepoSize": (10 << 30) - 5}}, "space", "StorageMax"),
         ({"diag/sys": {"diskinfo": {"free_space": 5, "total_space": 100 << 30}}}, "disk", "room"),
     ],
