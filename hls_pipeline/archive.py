@@ -209,7 +209,7 @@ def _upload(root: Cid, proof: Evidence) -> Upload:
 def _metadata(proof: Evidence, policy: Policy) -> dict[str, Any]:
     """The creator's own fields of the ready document, judged as if they had been sent to us."""
     ours = documents.RESERVED | {"video_id"}
-    own = {name: value for name, value in (proof.ready() or {}).items() if name not in ours}
+    own = {name: value for name, value in (proof.document() or {}).items() if name not in ours}
     findings = Findings()
     read_metadata(keys.METADATA, json.dumps(own).encode(), policy.limits, findings)
     if findings.failed:
@@ -224,13 +224,14 @@ def import_(file: BinaryIO, nodes: Sequence[Kubo], store: MetadataStore, setting
     if known := archive_store.known(store, archive.revision.upload):
         return known
     outcome = _held(archive, nodes, settings)
+    reason = f"imported from ipfs://{archive.car.root}, where it was version {archive.proof.versions[-1].n}"
     archive_store.add(
         store,
         archive.revision.upload,
         archive.revision.files,
         columns=_columns(archive),
         document=_document(archive, outcome),
-        reason=f"imported from ipfs://{archive.car.root}, where it was version {archive.proof.versions[-1].n}",
+        reason=evidence.sealed(reason, archive.revision.files, archive.facts, outcome.receipts),
         receipts=outcome.receipts,
         provenance={"archive": str(archive.car.root), **archive.proof.model_dump(include={"versions", "receipts"})},
     )

@@ -1,20 +1,23 @@
 """What somebody else needs to check a video without us: one JSON document, and how it is checked offline.
 
 `collect` gathers files, content ids, receipts and every version; `parse` reads such a document back and trusts nothing
-in it; `problems` and `compare` recompute all that can be recomputed. What is proven of a node belongs to `ipfs.proof`,
-the chain of versions to `audit`.
+in it; `problems` and `compare` recompute all that can be recomputed. What neither a content id nor a document covers
+(receipts, the files' roles) has a hash of its own in the reason of the version that says *ready* (`sealed`), and so is
+part of the chain. What is proven of a node belongs to `ipfs.proof`, the chain of versions to `audit`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from hls_pipeline import audit, clock, keys, replicas
+from hls_pipeline import audit, clock, documents, keys, replicas
 from hls_pipeline.errors import Conflict, PackageRefused, PipelineError, UserError
 from hls_pipeline.hls.model import Playlist, SideFile
 from hls_pipeline.hls.package import survey
@@ -89,10 +92,19 @@ class Evidence(_Part):
     def unixfs(self) -> Profile:
         return PROFILES[self.profile]
 
-    def ready(self) -> dict[str, Any] | None:
-        """The newest document that says this revision is ready."""
-        found = (_object(version.document) for version in reversed(self.versions) if version.revision == self.revision)
-        return next((document for document in found if document.get("status") == "ready"), None)
+    @property
+    def proofs(self) -> list[dict[str, Any]]:
+        return [receipt for receipt in self.receipts if receipt.get("kind") == "proof"]
+
+    def ready(self) -> Version | None:
+        """The newest version that says this revision is ready."""
+        own = (version for version in reversed(self.versions) if version.revision == self.revision)
+        return next((version for version in own if _object(version.document).get("status") == "ready"), None)
+
+    def document(self) -> dict[str, Any] | None:
+        """The document of that version."""
+        version = self.ready()
+        return _object(version.document) if version else None
 
 
 def collect(video_id: str, store: MetadataStore) -> Evidence:
@@ -134,6 +146,36 @@ def _file(file: InventoryFile) -> File:
     return File(**{name: getattr(file, name) for name in File.model_fields})
 
 
+# ---- what the chain of versions covers beside the documents -------------------------------------------------------
+
+_SEAL = re.compile(r", evidence sha256:([0-9a-f]{64})$")
+
+
+def sealed(
+    reason: str,
+    files: Iterable[InventoryFile],
+    facts: Mapping[str, Any] | None,
+    proofs: Iterable[Mapping[str, Any]],
+) -> str:
+    """`reason` for a version that says *ready*, with a hash of what is known at that moment."""
+    *_, seal = _seals(map(_file, files), facts, proofs)
+    return f"{reason}, evidence sha256:{seal}"
+
+
+def _seals(
+    files: Iterable[File], facts: Mapping[str, Any] | None, proofs: Iterable[Mapping[str, Any]]
+) -> Iterator[str]:
+    """The hash before the first proof and after each: a document may have proofs that are younger than its seal."""
+    running = hashlib.sha256()
+    for part in ({"facts": facts}, *(file.model_dump() for file in files)):
+        running.update(documents.canonical(part).encode())
+    yield running.hexdigest()
+    for proof in proofs:
+        own = {name: value for name, value in proof.items() if name not in ("kind", "time")}
+        running.update(documents.canonical(own).encode())
+        yield running.hexdigest()
+
+
 def parse(data: bytes) -> Evidence:
     """Raises UserError for anything that is no such document."""
     try:
@@ -157,6 +199,7 @@ def problems(evidence: Evidence) -> Iterator[str]:
     yield from _other_root(evidence)
     yield from _odd_sizes(evidence)
     yield from _other_document(evidence)
+    yield from _broken_seal(evidence)
     yield from _lacking_receipts(evidence)
 
 
@@ -198,7 +241,7 @@ def _odd_sizes(evidence: Evidence) -> Iterator[str]:
 
 
 def _other_document(evidence: Evidence) -> Iterator[str]:
-    document = evidence.ready()
+    document = evidence.document()
     if document is None:
         if evidence.record:
             yield f"no version says that revision {evidence.revision} is ready"
@@ -216,9 +259,16 @@ def _other_document(evidence: Evidence) -> Iterator[str]:
             yield f"{name} of the newest ready version is not what the list of files says"
 
 
+def _broken_seal(evidence: Evidence) -> Iterator[str]:
+    """Versions from before there were seals have none."""
+    version = evidence.ready()
+    seal = version and _SEAL.search(version.reason)
+    if seal and seal[1] not in _seals(evidence.files, evidence.facts, evidence.proofs):
+        yield "the files' roles, the facts or the receipts are not those on which it was published"
+
+
 def _lacking_receipts(evidence: Evidence) -> Iterator[str]:
-    document = evidence.ready()
-    proofs = [receipt for receipt in evidence.receipts if receipt.get("kind") == "proof"]
+    document, proofs = evidence.document(), evidence.proofs
     for root in (evidence.root, evidence.record):
         try:
             count = len(replicas.proven(proofs, root or ""))

@@ -20,6 +20,7 @@ from hls_pipeline import (
     documents,
     drops,
     estimate,
+    evidence,
     keys,
     pinning,
     remaking,
@@ -293,7 +294,7 @@ def finalize(upload: Upload, lease: Lease, objects: ObjectStore, store: Metadata
             _final_document(upload, store, now),
             now + timedelta(seconds=settings.s3_grace_seconds),
             actor=_actor(upload),
-            reason="published",
+            reason=_sealed("published", upload, store),
             run_id=lease.run_id,
             now=now,
         )
@@ -313,7 +314,19 @@ def _revise(upload: Upload, lease: Lease, store: MetadataStore, settings: Settin
     before, document = store.newest_version(upload), _final_document(upload, store, now)
     if before and json.loads(before.document)["video_assets"] != document["video_assets"]:
         _require_proof(upload, store, settings)
-        store.revise(lease, document, actor=_actor(upload), reason="made again", run_id=lease.run_id, now=now)
+        store.revise(
+            lease,
+            document,
+            actor=_actor(upload),
+            reason=_sealed("made again", upload, store),
+            run_id=lease.run_id,
+            now=now,
+        )
+
+
+def _sealed(reason: str, upload: Upload, store: MetadataStore) -> str:
+    proofs = store.receipts(upload.upload_id, "proof")
+    return evidence.sealed(reason, store.inventory(upload.upload_id), upload.facts, proofs)
 
 
 def _final_document(upload: Upload, store: MetadataStore, now: datetime) -> dict[str, Any]:
@@ -365,8 +378,8 @@ def clear_temp_storage(
     elif waiting:
         try:
             decision = temp_storage.look(upload, waiting, objects, settings)
-            evidence = _made_superfluous(upload, lease, objects, nodes, store, settings)
-            temp_storage.remove(decision, evidence, upload, lease, objects, store, settings)
+            proofs = _made_superfluous(upload, lease, objects, nodes, store, settings)
+            temp_storage.remove(decision, proofs, upload, lease, objects, store, settings)
         except temp_storage.Odd as odd:
             temp_storage.note(odd, lease, store)
             raise

@@ -229,7 +229,7 @@ def test_the_event_log_and_the_version_table_tell_the_same_story_of_three_revisi
 
     versions, uploads = world.store.versions("v"), world.store.uploads_of("v")
     assert [upload.revision for upload in uploads] == [1, 2, 3]
-    assert [(version.n, version.revision, version.reason) for version in versions] == [
+    assert [(version.n, version.revision, version.reason.split(",")[0]) for version in versions] == [
         (2 * number + offset, number + 1, reason)
         for number in range(3)
         for offset, reason in ((1, "staged"), (2, "published"))
