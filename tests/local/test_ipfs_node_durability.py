@@ -20,6 +20,7 @@ import pytest
 
 from hls_pipeline.ipfs import car
 from hls_pipeline.ipfs.cid import NO_ROOT, Cid
+from hls_pipeline.local.ipfs_node.blocks import BlockStore
 from tests.local.ipfs_node_fixture import EmbeddedNode, Package, package, running
 
 MIB = 1 << 20
@@ -125,6 +126,18 @@ def test_imports_and_garbage_collection_do_not_hurt_each_other(tmp_path: Path) -
             assert_whole(node, one)
         node.call("repo/gc")
         assert node.call("repo/stat").json["NumObjects"] == len({cid for one in kept for cid in one.blocks})
+
+
+def test_two_collections_at_once_do_not_stumble_over_each_other(tmp_path: Path) -> None:
+    store = BlockStore(tmp_path)
+    with store.session() as session:
+        for number in range(600):  # more than one in a folder
+            session.put(Cid.of(b"%d" % number), b"%d" % number)
+        session.flush()
+    first, second = (store.sweep((), store.horizon()) for _ in range(2))
+    removed = [next(first), *second, *first]
+    assert len(removed) == len(set(removed)) == 600
+    store.close()
 
 
 def test_an_import_under_way_is_safe_from_garbage_collection(tmp_path: Path) -> None:

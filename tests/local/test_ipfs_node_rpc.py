@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
+import re
 import struct
 import tomllib
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ import pytest
 
 from hls_pipeline.ipfs import car
 from hls_pipeline.ipfs.cid import NO_ROOT, Cid
+from hls_pipeline.local.ipfs_node.server import App, Response, Server
 from tests.local.ipfs_node_fixture import (
     ABSENT,
     EmbeddedNode,
@@ -69,6 +72,28 @@ def test_a_repository_keeps_its_identity(repo: Path) -> None:
         first = node.call("id").json["ID"]
     with running(repo) as node:
         assert node.call("id").json["ID"] == first
+
+
+def test_an_identity_that_a_power_cut_emptied_is_made_anew(repo: Path) -> None:
+    """Two nodes with an empty name would count as one."""
+    repo.mkdir(parents=True, exist_ok=True)
+    (repo / "id").touch()
+    with running(repo) as node:
+        assert re.fullmatch(r"embedded-[0-9a-f]{32}", node.call("id").json["ID"])
+
+
+def test_a_disk_that_fails_in_the_middle_of_an_answer_is_told() -> None:
+    def body() -> Iterator[bytes]:
+        yield b"{}\n"
+        raise OSError(errno.EIO, "the disk is broken")
+
+    app = App(lambda _: Response(200, body=body(), error_trailer=True), lambda error: Response(500))
+    server = Server("127.0.0.1:0", app)
+    server.start()
+    answer = ask(server.url.removeprefix("http://"), "POST", "/", {})
+    server.stop(0)
+    assert (answer.status, answer.body) == (200, b"{}\n")
+    assert "the disk is broken" in answer.trailers["X-Stream-Error"]
 
 
 def test_what_a_browser_sends_is_refused(node: EmbeddedNode) -> None:

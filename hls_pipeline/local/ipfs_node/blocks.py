@@ -67,10 +67,10 @@ class BlockStore:
             fresh = self._temporary.with_name("blocks.new")
             for byte in range(256):
                 (fresh / f"{byte:02x}").mkdir(parents=True, exist_ok=True)
-            _sync_folder(fresh)
+            sync_folder(fresh)
             fresh.rename(self._blocks)
-            _sync_folder(self._blocks.parent)
-            _sync_folder(self._blocks.parent.parent)
+            sync_folder(self._blocks.parent)
+            sync_folder(self._blocks.parent.parent)
         self._slack = 0 if self._keeps_nanoseconds() else _COARSE_TIME
 
     def _keeps_nanoseconds(self) -> bool:
@@ -150,9 +150,12 @@ class BlockStore:
 
     def _remove_if_older(self, path: Path, horizon: int) -> bool:
         with self._gate:
-            if path.stat().st_mtime_ns >= horizon:
+            try:
+                if path.stat().st_mtime_ns >= horizon:
+                    return False
+                path.unlink()
+            except FileNotFoundError:  # another collection was quicker
                 return False
-            path.unlink()
             return True
 
     def _entries(self) -> Iterator[os.DirEntry[str]]:
@@ -182,7 +185,7 @@ class BlockStore:
 
     def sync(self, folders: Iterable[Path]) -> list[Future[None]]:
         """Begin to make the names of the blocks in `folders` durable."""
-        return [self._writers.submit(_sync_folder, folder) for folder in folders]
+        return [self._writers.submit(sync_folder, folder) for folder in folders]
 
     def touch(self, path: Path) -> bool:
         """Give a block a fresh timestamp, so that the collector spares it; False if it is not there."""
@@ -278,7 +281,7 @@ def _write_all(file: int, data: bytes) -> None:
         view = view[os.write(file, view) :]
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)

@@ -18,7 +18,7 @@ from hls_pipeline.errors import NotFound, ServiceError, UsageError, UserError
 from hls_pipeline.ipfs.car import Block
 from hls_pipeline.ipfs.cid import RAW, Cid
 from hls_pipeline.ipfs.unixfs import links, resolve
-from hls_pipeline.local.ipfs_node.blocks import BlockMissing, BlockStore, Session
+from hls_pipeline.local.ipfs_node.blocks import BlockMissing, BlockStore, Session, sync_folder
 from hls_pipeline.local.ipfs_node.pins import Mode, Pin, Pins
 
 AGENT = "hls-pipeline-embedded/0.1.0"
@@ -174,10 +174,14 @@ def _identity(repo: Path) -> str:
     """A name for this repository that receipts can rely on. It is no peer id: there is no key behind it."""
     file = repo / "id"
     try:
-        if not file.exists():
+        if not file.exists() or not file.read_text().strip():
             fresh = file.with_suffix(".new")
-            fresh.write_text(f"embedded-{uuid.uuid4().hex}\n")
+            with open(fresh, "w") as waiting:
+                waiting.write(f"embedded-{uuid.uuid4().hex}\n")
+                waiting.flush()
+                os.fsync(waiting.fileno())
             fresh.replace(file)
+            sync_folder(repo)
         return file.read_text().strip()
     except OSError as error:
         raise ServiceError(f"the repository {repo} cannot be used: {error}") from error

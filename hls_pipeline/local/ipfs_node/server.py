@@ -267,21 +267,18 @@ class _Handler(BaseHTTPRequestHandler):
     def _stream(self, response: Response, first: bytes | None, chunked: bool) -> None:
         assert not isinstance(response.body, bytes)
         write = self._write_chunk if chunked else self.wfile.write
-        trailer = b""
-        try:
-            if first:
-                write(first)
-            for piece in response.body:
-                if piece:
-                    write(piece)
-        except OSError:
-            raise
-        except Exception as error:
-            unforeseen = not isinstance(error, PipelineError)
-            log.warning("%s %s broke off: %s", self.command, self.path, error, exc_info=unforeseen)
-            if not (chunked and response.error_trailer):
-                return self._cut()
-            trailer = b"X-Stream-Error: " + _one_line(str(error)) + b"\r\n"
+        piece, trailer = first, b""
+        while piece is not None:
+            if piece:
+                write(piece)
+            try:
+                piece = next(response.body, None)
+            except Exception as error:  # an OSError too: here it is the disk's and not the client's
+                unforeseen = not isinstance(error, PipelineError)
+                log.warning("%s %s broke off: %s", self.command, self.path, error, exc_info=unforeseen)
+                if not (chunked and response.error_trailer):
+                    return self._cut()
+                piece, trailer = None, b"X-Stream-Error: " + _one_line(str(error)) + b"\r\n"
         if chunked:
             self.wfile.write(b"0\r\n" + trailer + b"\r\n")
         return None
