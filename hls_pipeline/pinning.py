@@ -1,4 +1,5 @@
-"""Extra copies at pinning services: asked for once a video is published, shown as the services report them.
+"""Extra copies at pinning services: asked for once a video is published and, where that failed or is not done yet, each
+night again; shown as the services report them.
 
 A service's word is a receipt of kind `pinning`, beside the proofs and never among them: nothing is deleted on it, and a
 service that fails fails nothing else. How a service is talked to is in `ipfs.pinning_service`.
@@ -28,9 +29,17 @@ def connect(settings: Settings) -> tuple[PinningService, ...]:
 
 def request(upload: Upload, lease: Lease, store: MetadataStore, settings: Settings) -> None:
     """Asks every service for both directories, and notes what each answered, or why it did not."""
-    name = f"{upload.video_id} r{upload.revision}"
-    states = list(_each(upload, settings, lambda service, cid: service.request(cid, name)))
+    states = list(_each(upload, settings, lambda service, cid: service.request(cid, _name(upload))))
     store.add_receipts(lease, "pinning", states, clock.now())
+
+
+def request_again(
+    service: PinningService, root: str, known: str | None, upload: Upload, lease: Lease, store: MetadataStore
+) -> None:
+    """Asks one service for one directory. Its answer is noted unless it is the one that is `known`. ServiceError."""
+    said = _said(service, root, service.request(Cid.parse(root), _name(upload)))
+    if said["status"] != known:
+        store.add_receipts(lease, "pinning", [said], clock.now())
 
 
 def states(upload: Upload, settings: Settings) -> list[dict[str, Any]]:
@@ -43,10 +52,20 @@ def _each(
 ) -> Iterator[dict[str, Any]]:
     for service in connect(settings):
         for root in filter(None, (upload.root, upload.record)):
-            about = {"service": service.name, "root": root, "at": clock.text(clock.now())}
             try:
-                pin = ask(service, Cid.parse(root))
+                yield _said(service, root, ask(service, Cid.parse(root)))
             except ServiceError as error:
-                yield {**about, "status": "unknown", "reason": str(error)}
-            else:
-                yield {**about, "status": str(pin.state) if pin else "absent", "requestid": pin and pin.request_id}
+                yield {**_about(service, root), "status": "unknown", "reason": str(error)}
+
+
+def _said(service: PinningService, root: str, pin: PinRequest | None) -> dict[str, Any]:
+    state = str(pin.state) if pin else "absent"
+    return {**_about(service, root), "status": state, "requestid": pin and pin.request_id}
+
+
+def _about(service: PinningService, root: str) -> dict[str, Any]:
+    return {"service": service.name, "root": root, "at": clock.text(clock.now())}
+
+
+def _name(upload: Upload) -> str:
+    return f"{upload.video_id} r{upload.revision}"

@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hls_pipeline import clock, documents, drops, keys, temp_storage, work
+from hls_pipeline import clock, documents, drops, keys, pinning, temp_storage, work
 from hls_pipeline.errors import PipelineError, ServiceError, UserError
 from hls_pipeline.ipfs.cid import Cid
 from hls_pipeline.ipfs.kubo import Kubo
+from hls_pipeline.ipfs.pinning_service import PinningService
 from hls_pipeline.metadata_store import Lease, MetadataStore
 from hls_pipeline.object_store import ObjectStore
 from hls_pipeline.settings import Settings
@@ -78,9 +79,9 @@ def finish(
     store: MetadataStore,
     settings: Settings,
 ) -> None:
-    """Afterwards a withdrawn upload has nothing left in S3 and no pin; a node that is down does not keep S3 from being
-    emptied. Raises what kept it from being finished."""
-    refusals = release(upload, lease, nodes, store)
+    """Afterwards a withdrawn upload has nothing left in S3 and no pin, at pinning services neither; a node that is down
+    does not keep S3 from being emptied. Raises what kept it from being finished."""
+    refusals = release(upload, lease, [*nodes, *pinning.connect(settings)], store)
     drops.take_out(objects, upload.drop)
     _forget_private_keys(upload, objects, settings)
     decision = temp_storage.look_at_everything(_prefixes(upload, store), objects, settings)
@@ -94,7 +95,9 @@ def finish(
         store.objects_removed(lease, rows, {"removed": rows, "evidence": []}, clock.now())
 
 
-def release(upload: Upload, lease: Lease, nodes: Sequence[Kubo], store: MetadataStore) -> list[ServiceError]:
+def release(
+    upload: Upload, lease: Lease, nodes: Sequence[Kubo | PinningService], store: MetadataStore
+) -> list[ServiceError]:
     """Gives up the upload's claims; what nobody else needs is unpinned on every node. Answers why it is not, where it
     is not; those claims stand until the next try."""
     refusals: list[ServiceError] = []
@@ -110,7 +113,7 @@ def release(upload: Upload, lease: Lease, nodes: Sequence[Kubo], store: Metadata
     return refusals
 
 
-def _unpin(root: Cid, nodes: Sequence[Kubo]) -> tuple[list[str], list[ServiceError]]:
+def _unpin(root: Cid, nodes: Sequence[Kubo | PinningService]) -> tuple[list[str], list[ServiceError]]:
     """The nodes that had it pinned and have it no more, and why the others may still have it."""
     unpinned, refused = [], []
     for node in nodes:

@@ -73,6 +73,9 @@ def _checks(settings: Settings) -> Iterator[tuple[str, Callable[[], str], str]]:
             ("is S3 running? check HLS_S3_ENDPOINT, the keys and their rights (list, read, write, delete)"),
         )
     yield "IPFS configuration", partial(_nodes, settings), "check HLS_IPFS_RPC_URLS, …_GATEWAY_URLS and …_QUORUM"
+    for number, service in enumerate(settings.pinning_services):
+        check = partial(_pinning_service, settings, number)
+        yield f"pinning service {service.name}", check, "check its endpoint and token in HLS_PINNING_SERVICES"
     yield (
         "metadata store",
         partial(_database, settings.database_url),
@@ -115,6 +118,15 @@ def _nodes(settings: Settings) -> str:
     from hls_pipeline import replicas
 
     return f"{len(replicas.connect(settings))} node(s), {settings.ipfs_quorum} must hold the content"
+
+
+def _pinning_service(settings: Settings, number: int) -> str:
+    """Asks for something that nobody has asked to pin."""
+    from hls_pipeline import pinning
+    from hls_pipeline.ipfs.cid import NO_ROOT
+
+    pinning.connect(settings)[number].find(NO_ROOT)
+    return "answers; its word alone never counts as proof"
 
 
 def _judged(settings: Settings) -> Iterator[Health]:

@@ -88,6 +88,13 @@ class PinningService:
         """Remove the request, and with it the pin."""
         self._ask("DELETE", f"/pins/{quote(pin.request_id, safe='')}")
 
+    def unpin(self, cid: Cid) -> bool:
+        """Give up the request for `cid`; False if there was none."""
+        pin = self.find(cid)
+        if pin is not None:
+            self.give_up(pin)
+        return pin is not None
+
     def _what(self) -> str:
         return f"pinning service {self.name}"
 

@@ -54,6 +54,7 @@ class Ledger:
             CREATE TABLE claim (root TEXT PRIMARY KEY) WITHOUT ROWID;
             CREATE TABLE pin (node TEXT, root TEXT, name, PRIMARY KEY (node, root)) WITHOUT ROWID;
             CREATE TABLE proven (node TEXT, root TEXT, at, PRIMARY KEY (node, root)) WITHOUT ROWID;
+            CREATE TABLE request (service TEXT, root TEXT, status, PRIMARY KEY (service, root)) WITHOUT ROWID;
             CREATE TABLE due (root TEXT PRIMARY KEY, upload_id, video_id, bytes) WITHOUT ROWID;
             """
         )
@@ -74,6 +75,13 @@ class Ledger:
         self._fill("wanted", _ready(store))
         self._fill("claim", _rows(store, sa.select(tables.claim.c.root).distinct()))
         self._fill("proven", _rows(store, sa.select(proof.c.peer_id, proof.c.root, proof.c.proven_at)))
+
+    def read_requests(self, store: MetadataStore) -> None:
+        """What each pinning service said last about each root."""
+        receipt = tables.receipt
+        query = sa.select(receipt.c.content).where(receipt.c.kind == "pinning").order_by(receipt.c.id.desc())
+        said = (content for (content,) in _rows(store, query))
+        self._fill("request", ((each["service"], each["root"], each["status"]) for each in said))
 
     def read_pins(self, peer_id: str, node: Kubo) -> int:
         """Every pin of a node, how many. Raises what the node raises; nothing of a list that broke off stays."""
@@ -146,6 +154,14 @@ class Ledger:
             node=peer_id,
             since=clock.text(since),
         )
+
+    def not_pinned_at(self, service: str) -> Iterator[tuple[Wanted, str | None]]:
+        """Roots of which a pinning service has not said yet that it has them, and what it said last."""
+        query = f"""SELECT {_ABOUT}, status FROM wanted
+            LEFT JOIN request ON request.root = wanted.root AND service = :service
+            WHERE coalesce(status, '') != 'pinned'"""
+        for *about, status in self._db.execute(query, {"service": service}):
+            yield Wanted(*about), status
 
     def oldest_proof(self, peer_id: str) -> datetime | None:
         """When the root was given back, or published, that has waited longest on this node."""

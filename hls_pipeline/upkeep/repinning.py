@@ -14,12 +14,13 @@ from datetime import datetime, timedelta
 from functools import partial
 from itertools import chain
 
-from hls_pipeline import clock, rehydration, renderings, replicas, work
-from hls_pipeline.errors import ObjectMissing, Outage, PipelineError, ProofMissing, ServiceError, UsageError
+from hls_pipeline import clock, pinning, rehydration, renderings, replicas, work
+from hls_pipeline.errors import LeaseLost, ObjectMissing, Outage, PipelineError, ProofMissing, ServiceError, UsageError
 from hls_pipeline.ipfs import dagpb
 from hls_pipeline.ipfs.car import Block
 from hls_pipeline.ipfs.cid import IDENTITY, Cid
 from hls_pipeline.ipfs.kubo import Kubo
+from hls_pipeline.ipfs.pinning_service import PinningService
 from hls_pipeline.ipfs.proof import Level, Receipt, confirm
 from hls_pipeline.metadata_store import MetadataStore
 from hls_pipeline.object_store import ObjectStore
@@ -118,6 +119,10 @@ def check(
             if not dry_run and join in (None, node.name):
                 keep.whole(node, health, leaving=leave is not None)
             health.oldest_proof = ledger.oldest_proof(health.peer_id or "")
+        if settings.pinning_services and not (dry_run or join or leave):
+            ledger.read_requests(store)
+            for service in pinning.connect(settings):
+                keep.extra_copies(service)
         short = lost = 0
         for wanted, there in ledger.short([health.peer_id or "" for _, health in staying], settings.ipfs_quorum):
             short, lost = short + 1, lost + (there == 0)
@@ -220,6 +225,33 @@ class _Keeper:
             receipts = _refill(node, wanted, self._sources(node, wanted, upload), upload)
             self.store.add_receipts(lease, "proof", map(replicas.to_json, receipts), clock.now())
         return True
+
+    def extra_copies(self, service: PinningService) -> None:
+        """Asks a pinning service again for what it has not said to have pinned. Goes on tomorrow where it stops
+        answering, and with the next video where somebody works on one."""
+        for wanted, known in self.ledger.not_pinned_at(service.name):
+            try:
+                self._request_held(service, wanted, known)
+            except LeaseLost:
+                continue
+            except Outage as error:
+                self.problems.add(str(error))
+                return
+
+    def _request_held(self, service: PinningService, wanted: Wanted, known: str | None) -> None:
+        """The upload itself has not failed when a service has: only an outage passes on."""
+        upload, away = self.store.upload(wanted.upload_id), None
+        with work.holding(upload, f"hand:{uuid.uuid4()}", self.store, self.settings, last=True) as lease:
+            if self.store.upload(wanted.upload_id).state not in catalogue.READY:
+                return
+            try:
+                pinning.request_again(service, wanted.root, known, upload, lease, self.store)
+            except Outage as error:
+                away = error
+            except ServiceError as error:
+                self.problems.add(f"video {wanted.video_id}: {error}")
+        if away:
+            raise away
 
     def _sources(self, node: Kubo, wanted: Wanted, upload: Upload) -> Iterator[tuple[str, Callable[[], _Blocks]]]:
         """Where the blocks may come from, the cheapest first."""

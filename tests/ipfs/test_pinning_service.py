@@ -15,11 +15,13 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from pydantic import SecretStr
 
-from hls_pipeline import pinning
+from hls_pipeline import pinning, withdrawal
+from hls_pipeline.commands.doctor import check_all
 from hls_pipeline.errors import Outage, ProofMissing, ServiceError, ServiceRefused, UsageError
 from hls_pipeline.ipfs.cid import Cid
 from hls_pipeline.ipfs.pinning_service import PinningService, PinState
 from hls_pipeline.settings import PinningServiceSettings
+from hls_pipeline.upkeep import repinning
 from hls_pipeline.uploads import State
 from tests.contract.faults import answering, plain
 from tests.services import World, package
@@ -241,6 +243,55 @@ def test_a_service_that_is_down_fails_nothing(world: World) -> None:
     upload = here.publish_package("v", package("the service is down"))
     assert upload.state is State.PUBLISHED
     assert {item["status"] for item in here.store.receipts(upload.upload_id, "pinning")} == {"unknown"}
+
+
+def test_what_a_service_did_not_take_is_asked_for_again_by_the_nightly_check(world: World, service: Service) -> None:
+    """A service that was away when the video was published, and one that was configured later."""
+    upload = using(world, "http://127.0.0.1:1").publish_package("v", package("the service is back"))
+    here, gone = using(world, service.endpoint), using(world, "http://127.0.0.1:1")
+
+    def check(world: World) -> tuple[str, ...]:
+        found = repinning.check(world.objects, world.nodes, world.store, world.settings)
+        assert found.healthy, "a service's word counts nowhere"
+        return found.problems
+
+    (problem,) = check(gone)
+    assert "pinning service vendor0" in problem, "and it is asked once, not for every video"
+    assert check(here) == ()
+    assert {entry["pin"]["cid"] for entry in service.pins.values()} == {upload.root, upload.record}
+    service.fate = ("pinned",)
+    check(here)
+    asked = len(service.asked)
+    check(here)
+    assert len(service.asked) == asked, "what is there is not asked for any more"
+    noted = [item["status"] for item in here.store.receipts(upload.upload_id, "pinning")]
+    assert noted == ["unknown", "unknown", "queued", "queued", "pinned", "pinned"]
+    known = here.store.upload(upload.upload_id)
+    assert (known.error, known.not_before) == (None, None)
+
+
+def test_a_withdrawn_video_is_given_up_by_the_services(world: World, service: Service) -> None:
+    here = using(world, service.endpoint)
+    upload = here.publish_package("v", package("not for long"))
+    assert len(service.pins) == 2
+    withdrawal.withdraw(
+        "v", actor="me", reason="why", objects=here.objects, nodes=here.nodes, store=here.store, settings=here.settings
+    )
+    assert service.pins == {}
+    released = here.store.receipts(upload.upload_id, "withdrawal")
+    assert all("vendor0" in item["unpinned"] for item in released if "unpinned" in item)
+
+
+def test_the_doctor_asks_the_services(
+    world: World, service: Service, as_environment: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_environment(world.settings)
+    endpoints = {"vendor0": service.endpoint, "vendor1": "http://127.0.0.1:1"}
+    services = [{"name": name, "endpoint": endpoint, "token": TOKEN} for name, endpoint in endpoints.items()]
+    monkeypatch.setenv("HLS_PINNING_SERVICES", json.dumps(services))
+    good, bad = (each for each in check_all(None) if each.service.startswith("pinning service"))
+    assert (good.service, good.ok) == ("pinning service vendor0", True)
+    assert (bad.ok, bad.advice) == (False, "check its endpoint and token in HLS_PINNING_SERVICES")
 
 
 def test_its_word_never_counts_towards_deleting(world: World, service: Service) -> None:
