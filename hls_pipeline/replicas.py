@@ -18,7 +18,7 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from hls_pipeline import clock
-from hls_pipeline.errors import Outage, ProofMissing, ServiceError, UsageError
+from hls_pipeline.errors import Outage, ProofMissing, ServiceError, ServiceRefused, UsageError
 from hls_pipeline.ipfs.car import Block
 from hls_pipeline.ipfs.cid import Cid
 from hls_pipeline.ipfs.kubo import Kubo
@@ -82,8 +82,9 @@ def attempt(
     """`work` on every node at once. Once `quorum` different nodes (by peer id) have done it, the others get `grace`
     more seconds and are then given up: whatever they still do for us ends with its next call or block.
 
-    Raises ProofMissing, naming each node's reason, when fewer than `quorum` did it; anything but a ServiceError passes
-    at once, since it concerns us and not the node.
+    When fewer than `quorum` did it, raises ServiceRefused if so many refuse that trying again cannot help, Outage if
+    all that failed were down, else ProofMissing; each names every node's reason. Anything but a ServiceError passes at
+    once, since it concerns us and not the node.
     """
     over = threading.Event()
     tries = {_start(partial(_receipts, work, kubo.until(over))): kubo.name for kubo in nodes}
@@ -103,7 +104,7 @@ def attempt(
     finally:
         over.set()
     if _peers(receipts) < quorum:
-        raise _no_quorum(quorum, list(failed.values()))
+        raise _no_quorum(quorum, len(nodes), list(failed.values()))
     slow = {tries[each]: f"not done {grace:g} s after the quorum was" for each in waiting}
     return Outcome(tuple(receipts), {name: str(error) for name, error in failed.items()} | slow)
 
@@ -116,11 +117,13 @@ def _peers(receipts: Iterable[ReceiptJson]) -> int:
     return len({receipt["peer_id"] for receipt in receipts})
 
 
-def _no_quorum(quorum: int, failed: list[ServiceError]) -> ServiceError:
+def _no_quorum(quorum: int, nodes: int, failed: list[ServiceError]) -> ServiceError:
     if failed and all(not error.uses_attempt for error in failed):
         return failed[0]
     reasons = "; ".join(map(str, failed)) or "some addresses lead to the same node"
-    return ProofMissing(f"fewer than {quorum} node(s) did it: {reasons}")
+    willing = nodes - sum(isinstance(error, ServiceRefused) for error in failed)
+    kind = ServiceRefused if willing < quorum else ProofMissing
+    return kind(f"fewer than {quorum} node(s) did it: {reasons}")
 
 
 def _start(work: Callable[[], _T]) -> Future[_T]:
@@ -232,11 +235,12 @@ def publish_small(kubo: Kubo, small: SmallDirectory, name: str) -> tuple[Receipt
     return confirm(kubo, root, small.extent, clock.now())
 
 
-def read_back(kubo: Kubo, root: str, sample: int = 0) -> tuple[Receipt, ...]:
-    """Every block of `root` given back by the node and hashed, beside the claims of pin and completeness; of roots with
-    more than `sample` blocks only that many drawn at random, unless it is 0."""
+def read_back(kubo: Kubo, root: str, expected: Extent | None = None, sample: int = 0) -> tuple[Receipt, ...]:
+    """Every block of `root` given back by the node and hashed, beside the claims of pin and completeness. Where we know
+    what to expect, of roots with more than `sample` blocks only that many drawn at random, unless it is 0."""
     cid = Cid.parse(root)
-    expected = kubo.dag_stat(cid)
+    if expected is None:  # the node's own count will do: what follows from the hashes must equal it
+        return confirm(kubo, cid, kubo.dag_stat(cid), clock.now(), Level.READ_BACK)
     level = Level.SAMPLED if 0 < sample < expected.blocks else Level.READ_BACK
     return confirm(kubo, cid, expected, clock.now(), level, sample)
 

@@ -407,8 +407,8 @@ def _made_superfluous(
     expected = Extent(upload.blocks or 0, upload.dag_bytes or 0)
 
     def check(node: Kubo) -> list[Receipt]:
-        roots = (upload.root or "", upload.record or "")
-        return [each for root in roots for each in replicas.read_back(node, root, settings.proof_sample)]
+        package = replicas.read_back(node, upload.root or "", expected, settings.proof_sample)
+        return [*package, *replicas.read_back(node, upload.record or "")]
 
     def refill(node: Kubo, again: bool) -> None:
         replicas.publish(node, revision, expected, streams=settings.ipfs_streams, again=again)

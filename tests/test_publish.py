@@ -18,7 +18,7 @@ from hls_pipeline.errors import LeaseLost, Outage, PipelineError, ProofMissing, 
 from hls_pipeline.ipfs.cid import Cid
 from hls_pipeline.uploads import State, Upload
 from tests.contract import nodes
-from tests.contract.faults import Cut, listening, proxy
+from tests.contract.faults import Cut, Lie, listening, proxy
 from tests.contract.nodes import KINDS, IpfsNode
 from tests.local import ipfs_node_fixture
 from tests.local.ipfs_node_fixture import block_file
@@ -276,6 +276,16 @@ def test_a_gateway_that_serves_a_wrong_block_stops_the_clean_up(world: World, no
     segment = package(seed)["v/s1.ts"][:64]
     with lying_gateway(node.gateway_url, segment, bytes(len(segment))) as gateway:
         assert_nothing_goes(at(world, (node.rpc_url, gateway)), upload)
+    assert here.step("clear_temp_storage", upload, "hand:clear").state is State.CLEARED
+
+
+def test_a_sample_is_measured_by_our_own_count_and_not_by_the_nodes(world: World, node: IpfsNode, seed: str) -> None:
+    """A node that forgot a block, and does not count it either, could pass a draw that happens to miss it."""
+    here = world.having(**_of(node), proof_sample=2)
+    upload = here.publish_package("v", package(seed, 40))
+    truth, lie = (b'"NumBlocks":%d' % count for count in (upload.blocks or 0, (upload.blocks or 0) - 1))
+    with proxy(address(node.rpc_url), Lie("down", EVER, truth=truth, lie=lie)) as rpc:
+        assert_nothing_goes(at(world, (rpc, node.gateway_url), proof_sample=2), upload)
     assert here.step("clear_temp_storage", upload, "hand:clear").state is State.CLEARED
 
 

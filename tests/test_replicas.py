@@ -8,12 +8,13 @@ from collections.abc import Iterator
 import pytest
 
 from hls_pipeline import clock, replicas
-from hls_pipeline.errors import Corruption, Outage, ProofMissing, ServiceError
+from hls_pipeline.errors import Corruption, Outage, ProofMissing, ServiceError, ServiceRefused
 from hls_pipeline.ipfs.cid import Cid
 from hls_pipeline.ipfs.kubo import Kubo
 from hls_pipeline.ipfs.proof import Level, Receipt
 from hls_pipeline.ipfs.unixfs import PROFILES
 from hls_pipeline.replicas import SmallDirectory
+from tests.contract.faults import answering, plain
 from tests.local.ipfs_node_fixture import EmbeddedNode
 from tests.services import free_ports
 
@@ -103,6 +104,15 @@ def test_without_a_quorum_because_a_node_says_no_every_reason_is_named(
         replicas.on_quorum([node, down], 1, lambda kubo: replicas.read_back(kubo, root))
     assert node.name in str(caught.value)
     assert down.name in str(caught.value)
+
+
+def test_without_a_quorum_because_nodes_refuse_for_good_it_is_a_refusal(node: Kubo, small: SmallDirectory) -> None:
+    with answering(plain(b"403 - Forbidden", "403 Forbidden")) as address:
+        refusing = Kubo(f"http://{address}", f"http://{address}")
+        with pytest.raises(ServiceRefused, match="HLS_IPFS_AUTH"):
+            replicas.on_quorum([node, refusing], 2, lambda kubo: send(small, kubo))
+        receipts = replicas.on_quorum([node, refusing], 1, lambda kubo: send(small, kubo))
+    assert replicas.proven(receipts, str(small.directory.root.cid)) == {node.peer_id()}
 
 
 def test_corruption_on_our_side_is_not_outvoted(node: Kubo, second_node: Kubo) -> None:

@@ -57,6 +57,17 @@ class Cut:
         return data
 
 
+@dataclass
+class Lie(Cut):
+    """Where the answers say `truth`, the client hears `lie`, which is as long."""
+
+    truth: bytes = b""
+    lie: bytes = b""
+
+    def allow(self, direction: str, data: bytes) -> bytes:
+        return data.replace(self.truth, self.lie) if direction == self.direction else data
+
+
 @contextmanager
 def proxy(upstream: str, cut: Cut, tls: ssl.SSLContext | None = None) -> Iterator[str]:
     """A proxy to `upstream` (`host:port`) that makes the fault `cut` and may end TLS; its own `host:port`."""
