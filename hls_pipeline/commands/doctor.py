@@ -140,7 +140,7 @@ def _judged(settings: Settings) -> Iterator[Health]:
         return  # the finding on the configuration says why
     for node, url in zip(nodes, settings.ipfs_rpc_urls, strict=True):
         try:
-            for finding in doctor.judge(node):
+            for finding in doctor.judge(node, settings.ipfs_profile):
                 yield Health(f"IPFS node {url}, {finding.about}", finding.ok, finding.detail, finding.advice)
         except PipelineError as error:
             advice = "is the node running? check HLS_IPFS_RPC_URLS and _AUTH"

@@ -21,6 +21,8 @@ MINIMUM_VERSION = (0, 43, 1)
 _ROOM = 1 << 30
 """Bytes that must be free for the next package."""
 _GIB = 1 << 30
+_BATCH, _SLICES = 128, 4
+"""Kubo's blocks per batch, and into how many of these we let it be cut before we say something."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,13 @@ class Finding:
     """What to change; also for what is good enough but could be better."""
 
 
-def judge(node: Kubo) -> list[Finding]:
-    """Everything there is to say about a node, the worst first. Raises Outage when it does not answer at all."""
+def judge(node: Kubo, profile: str = "unixfs-v1-2025") -> list[Finding]:
+    """Everything there is to say about a node, the worst first. `profile` is the one we compute content ids by. Raises
+    Outage when it does not answer at all."""
     version = node.version()
     findings = [_version(version), _gateway(node), _room(node.repo_stat())]
     if _number(version):
-        findings += _configured(node)
+        findings += _configured(node, profile)
     return sorted(findings, key=lambda finding: (finding.ok, not finding.advice))
 
 
@@ -72,7 +75,8 @@ def _room(repository: RepoStat) -> Finding:
     return Finding("space", True, stored)
 
 
-def _configured(node: Kubo) -> Iterator[Finding]:
+def _configured(node: Kubo, profile: str) -> Iterator[Finding]:
+    system = _system(node)
     try:
         config = node.tell("config/show")
     except ServiceRefused:
@@ -82,9 +86,17 @@ def _configured(node: Kubo) -> Iterator[Finding]:
         yield _sync(_part(config, "Datastore").get("Spec"))
         yield _mending(_part(config, "Datastore"))
         yield _no_fetch(_part(config, "Gateway"))
-        yield _profile(_part(config, "Import"))
+        yield _profile(_part(config, "Import"), profile)
+        yield from _batches(_part(config, "Import"), _part(system, "runtime").get("numcpu"))
     yield _garbage_collection(node)
-    yield from _disk(node)
+    yield from _disk(node.repo_stat(), _part(system, "diskinfo"))
+
+
+def _system(node: Kubo) -> Mapping[str, Any]:
+    try:
+        return node.tell("diag/sys")
+    except ServiceError:
+        return {}
 
 
 def _part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -131,13 +143,28 @@ def _no_fetch(gateway: Mapping[str, Any]) -> Finding:
     return Finding("NoFetch", True, "its gateway serves only what the node has")
 
 
-def _profile(chosen: Mapping[str, Any]) -> Finding:
+_IMPORT = ("CidVersion", "UnixFSRawLeaves", "UnixFSChunker", "UnixFSFileMaxLinks")
+_PROFILES: Mapping[str, tuple[object, ...]] = {
+    "unixfs-v1-2025": (1, True, "size-1048576", 1024),
+    "unixfs-v0-2015": (0, False, "size-262144", 174),  # what Kubo does where nothing is set
+}
+
+
+def _profile(chosen: Mapping[str, Any], ours: str) -> Finding:
     """Our own content ids do not depend on it; those of people who run `ipfs add` to compare do."""
-    wanted = {"CidVersion": 1, "UnixFSRawLeaves": True, "UnixFSChunker": "size-1048576", "UnixFSFileMaxLinks": 1024}
-    if any(chosen.get(name) != value for name, value in wanted.items()):
-        advice = "`ipfs config profile apply unixfs-v1-2025`, if people compare with `ipfs add`"
+    pairs = zip(_IMPORT, _PROFILES["unixfs-v0-2015"], strict=True)
+    found = tuple(default if chosen.get(name) is None else chosen[name] for name, default in pairs)
+    if found != _PROFILES[ours]:
+        advice = f"`ipfs config profile apply {ours}`, if people compare with `ipfs add`"
         return Finding("profile", True, "`ipfs add` there gives other content ids than ours", advice)
-    return Finding("profile", True, "unixfs-v1-2025")
+    return Finding("profile", True, ours)
+
+
+def _batches(chosen: Mapping[str, Any], cores: object) -> Iterator[Finding]:
+    """Kubo divides the limits of a batch by the number of its cores (go-ipld-format batch.go)."""
+    if isinstance(cores, int) and (chosen.get("BatchMaxNodes") or _BATCH) < _BATCH * cores / _SLICES:
+        advice = f"set Import.BatchMaxNodes to {_BATCH * cores} and Import.BatchMaxSize to {cores * 64 << 20}"
+        yield Finding("batches", True, f"on its {cores} cores it writes few blocks at a time", advice)
 
 
 def _garbage_collection(node: Kubo) -> Finding:
@@ -153,14 +180,12 @@ def _garbage_collection(node: Kubo) -> Finding:
     return Finding("garbage collection", True, "only when told")
 
 
-def _disk(node: Kubo) -> Iterator[Finding]:
+def _disk(repository: RepoStat, disk: Mapping[str, Any]) -> Iterator[Finding]:
     """Kubo promises StorageMax whether the disk has it or not."""
     try:
-        disk = _part(node.tell("diag/sys"), "diskinfo")
         free = min(int(disk["free_space"]), int(disk["total_space"]))  # Kubo has had the two the wrong way round
-    except (ServiceError, LookupError, TypeError, ValueError):
+    except (LookupError, TypeError, ValueError):
         return
-    repository = node.repo_stat()
     if free < _ROOM:
         yield Finding("disk", False, f"{free / _GIB:.2f} GiB are free on its disk", "make room on the node's disk")
     elif repository.limit > 0 and free < repository.limit - repository.bytes:

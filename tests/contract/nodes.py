@@ -51,7 +51,7 @@ class IpfsNode:
 
 
 @contextmanager
-def running(kind: str, repo: Path) -> Iterator[IpfsNode]:
+def running(kind: str, repo: Path, *arguments: str) -> Iterator[IpfsNode]:
     """A node over `repo`, which it makes if it is not there. Answering when this is entered, gone afterwards."""
     rpc, gateway = f"127.0.0.1:{_free_port()}", f"127.0.0.1:{_free_port()}"
     if kind == "kubo":
@@ -63,7 +63,7 @@ def running(kind: str, repo: Path) -> Iterator[IpfsNode]:
         environment = dict(os.environ)
     log = repo.with_suffix(".log")
     with open(log, "ab") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen([*command, *arguments], env=environment, stdout=output, stderr=subprocess.STDOUT)
     node = IpfsNode(kind, repo, f"http://{rpc}", f"http://{gateway}", process)
     try:
         _wait_until_it_answers(node, log)

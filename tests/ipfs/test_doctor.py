@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +15,12 @@ from hls_pipeline.errors import Outage
 from hls_pipeline.ipfs.cid import Cid
 from hls_pipeline.ipfs.doctor import Finding, judge
 from hls_pipeline.ipfs.kubo import Kubo
+from hls_pipeline.local import kubo
 from tests.contract import nodes
 from tests.contract.faults import listening, plain
 
+KUBO = [kind for kind in nodes.KINDS if kind == "kubo"]
+SCRIPT = Path(__file__).parents[2] / "deploy" / "kubo.sh"
 MARK = "By this block the gateway of the IPFS node peer is told from others.\n"
 
 
@@ -124,6 +128,7 @@ def test_what_is_wrong_comes_first_and_with_advice(changes: dict[str, Any], abou
         ({"config/show": None}, "configuration"),
         ({"cmdline": None}, "garbage collection"),
         (_config(Import={"CidVersion": None}), "profile"),
+        ({"diag/sys": {**GOOD["diag/sys"], "runtime": {"numcpu": 16}}}, "batches"),
         ({"diag/sys": {"diskinfo": {"free_space": 5 << 30, "total_space": 100 << 30}}}, "disk"),
     ],
 )
@@ -132,6 +137,33 @@ def test_what_could_be_better_or_cannot_be_seen_is_advice_and_no_fault(changes: 
     assert (first.about, first.ok) == (about, True)
     assert first.advice
     assert not any(finding.advice for finding in rest)
+
+
+def test_the_profile_asked_for_is_the_one_that_is_set() -> None:
+    for changes in (_config(Import={}), _config(Import={"CidVersion": 0, "UnixFSChunker": "size-262144"})):
+        with saying(changes) as node:
+            about = {finding.about: finding for finding in judge(node, "unixfs-v0-2015")}
+        assert (about["profile"].detail, about["profile"].advice) == ("unixfs-v0-2015", "")
+
+
+@pytest.mark.parametrize("kind", KUBO)
+def test_a_kubo_that_collects_garbage_by_itself_is_seen(kind: str, tmp_path: Path) -> None:
+    with nodes.running(kind, tmp_path / "repo", "--enable-gc") as node, node.client() as client:
+        first, *rest = judge(client)
+    assert (first.about, first.ok) == ("garbage collection", False)
+    assert all(finding.ok for finding in rest)
+
+
+@pytest.mark.parametrize("kind", KUBO)
+def test_a_kubo_as_deploy_sets_it_up_is_well(kind: str, tmp_path: Path) -> None:
+    """The doctor reads the configuration that the script leaves behind, said once or twice."""
+    environment = kubo.environment(tmp_path / "repo")
+    commands = (["ipfs", "init", "--profile=server,unixfs-v1-2025"], *[[str(SCRIPT)]] * 2)
+    for command in commands:
+        subprocess.run(command, env=environment, check=True, capture_output=True)
+    config = json.loads((tmp_path / "repo" / "config").read_text())
+    assert config["Datastore"]["StorageMax"] == "1TB"
+    assert [finding for finding in said({"config/show": config}) if finding.advice or not finding.ok] == []
 
 
 def test_a_node_that_is_down_is_an_outage() -> None:
