@@ -18,10 +18,10 @@ from hls_pipeline.errors import LeaseLost, Outage, PipelineError, ProofMissing, 
 from hls_pipeline.ipfs.cid import Cid
 from hls_pipeline.uploads import State, Upload
 from tests.contract import nodes
-from tests.contract.faults import Cut, Lie, listening, proxy
+from tests.contract.faults import Cut, Lie, answering_for, chunked, listening, plain, proxy
 from tests.contract.nodes import KINDS, IpfsNode
 from tests.local import ipfs_node_fixture
-from tests.local.ipfs_node_fixture import block_file
+from tests.local.ipfs_node_fixture import EmbeddedNode, block_file
 from tests.local.test_ipfs_node_durability import tiny_disk
 from tests.services import World, media_playlist, package, published, ts, wait_until
 
@@ -166,6 +166,32 @@ def test_an_answer_that_stalls_is_given_up(world: World, node: IpfsNode, seed: s
         error = fails(at(world, (rpc, node.gateway_url), ipfs_stall_seconds=0.5), upload, media)
     assert isinstance(error, Outage)
     assert_retry_sends_the_rest(world, upload, node)
+
+
+_DONE, _TRAILER = b'{"Stats":{"BlockCount":1}}\n', "X-Stream-Error: the datastore has failed\r\n"
+LIES = {
+    "an error in the trailer of an import": ("dag/import", chunked(_DONE, trailers=_TRAILER)),
+    "a failed pin in a 200": ("dag/import", chunked(b'{"Root":{"Cid":{"/":"x"},"PinErrorMsg":"lost"}}\n', _DONE)),
+    "another count": ("dag/import", chunked(b'{"Stats":{"BlockCount":0,"BlockBytesCount":0}}\n')),
+    "a page instead of an import": ("dag/import", plain(b"<html>Welcome</html>")),
+    "an empty import": ("dag/import", plain(b"")),
+    "an error in the trailer of a pin": ("pin/add", chunked(b'{"Pins":["x"]}\n', trailers=_TRAILER)),
+    "an empty pin": ("pin/add", plain(b"")),
+    "a pin that is none": ("pin/add", chunked(b'{"Progress":1}\n')),
+    "a page instead of statistics": ("dag/stat", plain(b"<html>Welcome</html>")),
+    "statistics that break off": ("dag/stat", chunked(b'{"DagStats":[{"Cid"')),
+}
+
+
+@pytest.mark.parametrize("what", LIES)
+def test_a_200_that_is_none_publishes_nothing_and_the_retry_does(
+    world: World, ipfs_node: EmbeddedNode, seed: str, what: str
+) -> None:
+    upload = staged(world, package(seed))
+    media = world.media()
+    with answering_for(ipfs_node.rpc, *LIES[what]) as rpc:
+        fails(at(world, (rpc, ipfs_node.gateway)), upload, media)
+    assert world.walk(upload).state is State.PUBLISHED
 
 
 def test_a_full_disk_is_waited_for_and_uses_up_no_try(world: World, seed: str, tmp_path: Path) -> None:
@@ -336,14 +362,14 @@ def test_the_same_content_under_two_video_ids_at_once_is_published_twice(
 
 # ---- names --------------------------------------------------------------------------------------------------------
 
-NASTY = ("a+b.ts", "100%41.ts", "été.ts", "two  blanks.ts", "it's.ts")
+NASTY = ("a+b.ts", "100%41.ts", "été.ts", "two  blanks.ts", 'it\'s "so".ts')
 
 
 def test_names_with_plus_percent_accents_blanks_and_quotes_reach_the_viewer(
     world: World, node: IpfsNode, seed: str
 ) -> None:
     here = world.having(**_of(node))
-    written = ("a+b.ts", "100%2541.ts", "%C3%A9t%C3%A9.ts", "two%20%20blanks.ts", "it's.ts")
+    written = ("a+b.ts", "100%2541.ts", "%C3%A9t%C3%A9.ts", "two%20%20blanks.ts", "it's%20%22so%22.ts")
     files = {
         "index.m3u8": media_playlist(*written, comment=seed),
         **{name: ts(f"{seed} {name}") for name in NASTY},

@@ -108,6 +108,29 @@ def _break(source: socket.socket, target: socket.socket, cut: Cut) -> None:
 
 
 @contextmanager
+def answering_for(upstream: str, call: str, answer: bytes) -> Iterator[str]:
+    """A proxy to `upstream` (`host:port`) that itself says `answer` to one call of the RPC; its own `host:port`."""
+    host, port = upstream.rsplit(":", 1)
+
+    def serve(client: socket.socket) -> None:
+        asked = client.recv(65536)
+        if f"/api/v0/{call}?".encode() in asked.partition(b"\r\n")[0]:
+            _read_request(client, asked)
+            client.sendall(answer)
+            return
+        cut = Cut("down", float("inf"))
+        with socket.create_connection((host, int(port))) as server:
+            server.sendall(asked)
+            back = threading.Thread(target=_pump, args=(server, client, "down", cut), daemon=True)
+            back.start()
+            _pump(client, server, "up", cut)
+            back.join()
+
+    with listening(serve) as address:
+        yield address
+
+
+@contextmanager
 def answering(answer: bytes, wait: float = 0, drip: float | None = None) -> Iterator[str]:
     """A server that reads each request to its end and says `answer`, at once or a byte every `drip` seconds."""
     stopped = threading.Event()
@@ -128,8 +151,7 @@ def answering(answer: bytes, wait: float = 0, drip: float | None = None) -> Iter
         stopped.set()
 
 
-def _read_request(connection: socket.socket) -> None:
-    data = b""
+def _read_request(connection: socket.socket, data: bytes = b"") -> None:
     while b"\r\n\r\n" not in data:
         data += connection.recv(65536)
     if b"transfer-encoding: chunked" in data.lower():
