@@ -42,9 +42,11 @@ class Followers:
     def __init__(self) -> None:
         self._channels: dict[str, Channel] = {}
         self._count = 0
+        self._ended = False
 
     async def end(self) -> None:
-        """Sends everybody away: the gateway stops, and who follows comes back to another one."""
+        """Sends everybody away, also who is only just coming: the gateway stops, and they go to another one."""
+        self._ended = True
         for channel in self._channels.values():
             async with channel.changed:
                 channel.ended = True
@@ -55,7 +57,7 @@ class Followers:
         """`look` is called every half second, in a thread. Raises Refused (503) when too many follow already."""
         if self._count >= _FOLLOWERS:
             raise Refused(503, "busy", "too many follow videos here; ask /status instead", {"Retry-After": "5"})
-        channel = self._channels.setdefault(name, Channel())
+        channel = self._channels.setdefault(name, Channel(ended=self._ended))
         if channel.looking is None:
             channel.looking = asyncio.create_task(_keep_looking(look, channel))
         channel.followers += 1

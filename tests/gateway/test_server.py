@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import requests
 
+from hls_pipeline.gateway.followers import Followers
 from hls_pipeline.settings import Settings
 from tests.gateway.conftest import Gateway, serving
 from tests.gateway.test_intake import head, open_socket
@@ -57,8 +59,20 @@ def test_a_gateway_that_stops_sends_followers_away(world: World) -> None:
     with serving(world) as gateway:
         stream = gateway.ask("GET", "/v1/videos/film/events", stream=True)
         lines = stream.iter_lines(chunk_size=1)
-        assert next(lines)
-    assert [line for line in lines if line.startswith(b"event:")] == [b"event: status"]
+        assert any(line.startswith(b"data:") for line in lines), "the first look is awaited; how long it takes is open"
+    assert [line for line in lines if line.startswith(b"data:")] == [], "it ended, and was not cut off"
+
+
+def test_who_begins_to_follow_while_the_gateway_stops_is_sent_away_too() -> None:
+    """A request that was accepted just before would otherwise follow a gateway that waits for it."""
+
+    async def follow() -> str:
+        followers = Followers()
+        await followers.end()
+        async with followers.following("film", lambda: "news") as channel:
+            return await channel.next("seen")
+
+    assert asyncio.run(follow()) == "seen"
 
 
 def answers(url: str) -> bool:
