@@ -112,7 +112,7 @@ async def _receive(
         form.check_complete()
         began = time.perf_counter()
         await arrival.finish()
-        chosen = arrival.video_id(video_id)
+        chosen = await run_in_threadpool(arrival.video_id, video_id)
         await run_in_threadpool(check_video, services, caller, chosen)
         taken = await anyio.to_thread.run_sync(
             arrivals.take_in, services, chosen, arrival.id, arrival.objects, limiter=services.staging

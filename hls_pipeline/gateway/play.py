@@ -35,10 +35,10 @@ from hls_pipeline.uploads import State
 router = APIRouter(prefix="/v1/videos", tags=["playback"])
 
 _ON_IPFS = frozenset({State.PUBLISHED, State.CLEARED})
-_IMMUTABLE = "public, max-age=31536000, immutable"
-_REVALIDATED = "public, no-cache"
+_IMMUTABLE = "max-age=31536000, immutable"
+_REVALIDATED = "no-cache"
 """The next revision may put other bytes under the same name; asking costs a 304."""
-_PLAYLIST = "public, max-age=2"
+_PLAYLIST = "max-age=2"
 
 _MEDIA: dict[str, Any] = {kind: {} for kind in sorted(set(CONTENT_TYPES.values()))}
 _ANSWERS: Responses = {
@@ -78,10 +78,12 @@ def play(
     if cid is not None and cid != found.file.cid:
         raise NotFound(f"video {video_id} has other content at this path now")
     etag = f'"{found.file.cid}"'
+    kept = _IMMUTABLE if cid else _PLAYLIST if found.file.is_playlist else _REVALIDATED
     headers = {
         "ETag": etag,
         "Accept-Ranges": "bytes",
-        "Cache-Control": _IMMUTABLE if cid else _PLAYLIST if found.file.is_playlist else _REVALIDATED,
+        # "public" lets a cache in front give to everybody what was sent to somebody with a key (RFC 9111, 5.2.2.9).
+        "Cache-Control": f"{'public' if services.settings.public_read else 'private'}, {kept}",
         "Cross-Origin-Resource-Policy": "cross-origin",
     }
     if names_etag(request.headers.get("if-none-match"), etag):
@@ -164,9 +166,10 @@ def _pieces(services: Services, video_id: str, found: Playable, start: int, end:
 
 
 def _origins(services: Services, found: Playable) -> list[Origin]:
-    if found.state in _ON_IPFS:
-        return [partial(node.read, found.file.cid) for node in services.nodes]
-    return [_from_s3(services, found) if found.as_stored else partial(_document, services, found)]
+    """The best first. While S3 still has what is on IPFS already, it helps out."""
+    nodes: list[Origin] = [partial(node.read, found.file.cid) for node in services.nodes]
+    s3 = _from_s3(services, found) if found.as_stored else partial(_document, services, found)
+    return {State.CLEARED: nodes, State.PUBLISHED: [*nodes, s3]}.get(found.state, [s3])
 
 
 def _from_s3(services: Services, found: Playable) -> Origin:
@@ -177,14 +180,24 @@ def _from_s3(services: Services, found: Playable) -> Origin:
 def _document(services: Services, found: Playable, start: int, end: int) -> Iterator[bytes]:
     """A playlist or another file that names files: S3 has the creator's, to be shown is the published form, which is
     made from it, for all documents of the revision at once."""
-    if services.playlists.get(found.file.cid) is None:
-        upload = services.store.upload(found.upload_id)
-        files = services.store.inventory(found.upload_id)
-        settings = services.settings
-        revision = Revision(upload, files, services.objects, settings.s3_media, settings.policy())
-        for document in revision.documents():
-            services.playlists.put(revision.by_path[document.path].cid, relative(document))
     data = services.playlists.get(found.file.cid)
     if data is None:
-        raise Outage(f"{found.file.path} of upload {found.upload_id} cannot be rendered")
+        data = _render(services, found)
     yield data[start:end]
+
+
+def _render(services: Services, found: Playable) -> bytes:
+    """The document asked for; all others of its revision are kept for later, as far as they fit."""
+    upload = services.store.upload(found.upload_id)
+    files = services.store.inventory(found.upload_id)
+    settings = services.settings
+    revision = Revision(upload, files, services.objects, settings.s3_media, settings.policy())
+    wanted: bytes | None = None
+    for document in revision.documents():
+        data = relative(document)
+        services.playlists.put(revision.by_path[document.path].cid, data)
+        if document.path == found.file.path:
+            wanted = data
+    if wanted is None:
+        raise Outage(f"{found.file.path} of upload {found.upload_id} cannot be rendered")
+    return wanted

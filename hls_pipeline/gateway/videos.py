@@ -66,8 +66,7 @@ def video(
 ) -> Response:
     check_id(video_id)
     if as_of is not None:
-        moment = as_of if as_of.tzinfo else as_of.replace(tzinfo=UTC)
-        return _answer(request, services.store.as_of(video_id, moment).document)
+        return _answer(request, services.store.as_of(video_id, _in_utc(as_of)).document)
     return _answer(request, _document(video_id, services.records.shown(video_id)))
 
 
@@ -152,6 +151,14 @@ def latest(services: Services, video_id: str) -> Upload:
     if upload is None:
         raise NotFound(f"video {video_id}: not known here")
     return upload
+
+
+def _in_utc(moment: datetime) -> datetime:
+    """Raises Refused (400) for one that lies in the year 0 or 10000 there."""
+    try:
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except OverflowError as error:
+        raise Refused(400, "bad_request", "as_of is no moment that can be written in UTC") from error
 
 
 def _document(video_id: str, shown: Shown) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import requests
 
 from hls_pipeline.gateway import play
+from hls_pipeline.gateway.playlists import PlaylistCache
 from hls_pipeline.gateway.services import connect
 from hls_pipeline.hls.content_types import PLAYLIST_TYPE
 from tests.gateway.conftest import Gateway
@@ -120,6 +122,34 @@ def test_what_is_named_by_content_may_be_kept_and_playlists_only_for_moments(sta
     assert "immutable" in staged.play("film", f"v/s1.ts?cid={cid}").headers["Cache-Control"]
     assert staged.play("film", "v/s1.ts?cid=bafyother").status_code == 404
     assert staged.play("film", "v/index.m3u8").headers["Cache-Control"] == "public, max-age=2"
+
+
+def test_what_needs_a_key_is_kept_by_no_cache_that_others_use(gateway_with: Callable[..., Gateway]) -> None:
+    """ "public" would let a cache in front of us give it to people without a key."""
+    gateway = gateway_with(public_read=False)
+    gateway.world.walk(gateway.world.drop("film", FILES), "stage", "write_s3_manifest")
+    for path in ("master.m3u8", "v/s1.ts"):
+        assert gateway.play("film", path).status_code == 401
+        answer = gateway.play("film", path, **gateway.bearer)
+        assert (answer.status_code, answer.headers["Cache-Control"].split(",")[0]) == (200, "private")
+
+
+def test_a_repaired_playlist_plays_also_when_it_is_larger_than_what_is_kept_in_memory(gateway: Gateway) -> None:
+    """It was rendered, forgotten at once, and then called an outage."""
+    files = {name.replace("s0", "s 0"): data.replace(b"s0.ts", b"s 0.ts") for name, data in FILES.items()}
+    gateway.world.walk(gateway.world.drop("film", files), "stage", "write_s3_manifest")
+    services = replace(connect(gateway.settings), playlists=PlaylistCache(10))
+    found = services.records.playable("film", "v/index.m3u8", "media")
+    assert b"s%200.ts" in b"".join(play._pieces(services, "film", found, 0, found.file.size))
+
+
+def test_what_is_still_in_s3_plays_from_there_while_ipfs_does_not_answer(
+    gateway_with: Callable[..., Gateway],
+) -> None:
+    gateway = gateway_with(ipfs_gateway_urls=("http://127.0.0.1:1",))
+    gateway.world.publish_package("film", FILES)
+    for path in ("master.m3u8", "v/s1.ts"):
+        assert gateway.play("film", path).content == FILES[path]
 
 
 def test_path_tricks_find_nothing(staged: Gateway) -> None:
