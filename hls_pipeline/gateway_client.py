@@ -1,7 +1,8 @@
 """Sending a package through the gateway: a list of files, presigned addresses straight to S3, then `complete`.
 
-Files go in parallel, large ones in parts; what has arrived is not sent again, also after Ctrl-C, because the upload's
-id is kept in a folder of the user's until it is complete. What the API means is in `docs/reference/api.md`.
+Files go in parallel, large ones in parts; what has arrived is not sent again, neither after a failure nor after Ctrl-C,
+because the upload's id is kept in a folder of the user's until it is complete. What the API means is in
+`docs/reference/api.md`.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,11 +24,16 @@ from hls_pipeline.errors import NotFound, Outage, PackageRefused, PipelineError,
 from hls_pipeline.hls.findings import Report, refusal
 from hls_pipeline.hls.sources import Source
 from hls_pipeline.keys import METADATA
+from hls_pipeline.uploads import IN_WORK, State
 
 _SECONDS = (5, 120)
 """To connect; between two bytes of an answer."""
+_COMPLETION_SECONDS = (5, 3600)
+"""A package is checked and copied before `complete` is answered."""
 _POLL_SECONDS = 0.3
 _PARALLEL = 6
+_TRIES = 3
+_GOOD_ENDS = (State.PUBLISHED, State.CLEARED, State.UNCHANGED)
 
 
 @dataclass(frozen=True)
@@ -52,24 +59,47 @@ class GatewayClient:
         upload = self._begun(remembered) or self._ask("POST", "/v1/uploads", json=request)
         remembered.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         remembered.write_text(json.dumps({"id": upload["id"]}))
-        with ThreadPoolExecutor(_PARALLEL) as pool:
-            sending = [pool.submit(_send_file, file, upload["part_size"], source, progress) for file in upload["files"]]
-            for each in sending:
-                each.result()
-        document = self._ask("POST", f"/v1/uploads/{upload['id']}/complete")
+        progress(sum(sizes.values()) - _left(upload))
+        self._send_all(upload, source, progress)
+        document = self._complete(upload["id"])
         remembered.unlink(missing_ok=True)
         return document
 
     def wait(self, sent: dict[str, Any]) -> dict[str, Any]:
-        """The final document of the revision that `send` answered."""
-        while True:
-            document = self._ask("GET", f"/v1/videos/{sent['video_id']}")
-            newer = document.get("revision", 0) >= sent.get("revision", 1)
-            if newer and document.get("status") == "ready":
-                return document
-            if document.get("status") in ("failed", "withdrawn"):
-                raise UserError(f"video {sent['video_id']}: {document['status']}; `hls-pipeline status` tells why")
+        """The final document of what `send` sent. Raises PackageRefused or UserError when it comes to another end."""
+        about = f"/v1/videos/{sent['video_id']}"
+        while (status := self._ask("GET", f"{about}/status"))["state"] in IN_WORK:
             time.sleep(_POLL_SECONDS)
+        if status["state"] == State.REJECTED:
+            raise PackageRefused(refusal("the package", status["report"]["errors"]), Report(None, ()))
+        if status["state"] not in _GOOD_ENDS:
+            raise UserError(f"video {sent['video_id']}: {status['state']}; `hls-pipeline status` tells why")
+        return self._ask("GET", about)
+
+    def _send_all(self, upload: dict[str, Any], source: Source, progress: Callable[[int], None]) -> None:
+        """What failed is tried again, at new addresses: those we have end some time. Raises Outage when nothing
+        arrives several times in a row."""
+        fruitless = 0
+        while upload["files"]:
+            failure = Outage(f"upload {upload['id']}: S3 does not have what was sent; run the command again")
+            try:
+                _send_files(upload, source, progress)
+            except Outage as error:
+                failure = error
+            left = self._ask("GET", f"/v1/uploads/{upload['id']}")
+            fruitless = 0 if _left(left) < _left(upload) else fruitless + 1
+            if fruitless == _TRIES:
+                raise failure
+            time.sleep(fruitless)
+            upload = left
+
+    def _complete(self, upload_id: str) -> dict[str, Any]:
+        """A large package takes the gateway long; one that a run before this began to complete is waited for."""
+        while True:
+            try:
+                return self._ask("POST", f"/v1/uploads/{upload_id}/complete", timeout=_COMPLETION_SECONDS)
+            except _Completing:
+                time.sleep(_POLL_SECONDS)
 
     def _begun(self, remembered: Path) -> dict[str, Any] | None:
         """An upload of the same files that was cut off, if the gateway still knows it."""
@@ -83,11 +113,11 @@ class GatewayClient:
         name = hashlib.sha256(json.dumps([self.url, request], sort_keys=True).encode()).hexdigest()[:32]
         return self.state / f"{name}.json"
 
-    def _ask(self, method: str, path: str, **more: Any) -> dict[str, Any]:
+    def _ask(self, method: str, path: str, *, timeout: tuple[int, int] = _SECONDS, **more: Any) -> dict[str, Any]:
         what = f"{method} {self.url}{path}"
         headers = {"Authorization": f"Bearer {self.api_key}"}
         try:
-            answer = requests.request(method, self.url + path, headers=headers, timeout=_SECONDS, **more)
+            answer = requests.request(method, self.url + path, headers=headers, timeout=timeout, **more)
             body = answer.json()
         except (requests.RequestException, ValueError) as error:
             raise Outage(f"{what}: {error}; is the gateway running? sending goes on where it stopped") from error
@@ -100,11 +130,47 @@ def _problem(what: str, status: int, body: dict[str, Any]) -> PipelineError:
     detail = str(body.get("detail") or body.get("title") or status)
     if errors := body.get("report", {}).get("errors"):
         return PackageRefused(refusal("the package", errors), Report(None, ()))
+    if body.get("code") == "completing":
+        return _Completing(f"{what}: {detail}")
     if status == 404:
         return NotFound(f"{what}: {detail}")
     if status >= 500 or status == 429:
         return Outage(f"{what}: {detail}; try again later")
     return ServiceRefused(f"{what}: {detail}") if status in (401, 403) else UserError(f"{what}: {detail}")
+
+
+class _Completing(UserError):
+    """The upload is being completed already."""
+
+
+class _Stopped(Exception):
+    """The command ends; what is under way is cut off."""
+
+
+def _left(upload: dict[str, Any]) -> int:
+    """Bytes that are still to be sent."""
+    return sum(part["size"] for file in upload["files"] for part in file["urls"])
+
+
+def _send_files(upload: dict[str, Any], source: Source, progress: Callable[[int], None]) -> None:
+    """Every missing part, some files at a time. After a failure none is begun, after Ctrl-C none is ended."""
+    stopped = threading.Event()
+
+    def told(size: int) -> None:
+        if stopped.is_set():
+            raise _Stopped
+        progress(size)
+
+    with ThreadPoolExecutor(_PARALLEL) as pool:
+        sending = [pool.submit(_send_file, file, upload["part_size"], source, told) for file in upload["files"]]
+        try:
+            for each in as_completed(sending):
+                each.result()
+        except BaseException as error:
+            if not isinstance(error, Outage):
+                stopped.set()
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def _send_file(file: dict[str, Any], part_size: int, source: Source, progress: Callable[[int], None]) -> None:
@@ -114,10 +180,12 @@ def _send_file(file: dict[str, Any], part_size: int, source: Source, progress: C
         start = (part["part"] - 1) * part_size
         stream.skip(start - at)
         at = start + part["size"]
+        body = _Part(stream, part["size"], progress)
         try:
-            answer = requests.put(part["url"], data=_Part(stream, part["size"], progress), timeout=_SECONDS)
+            answer = requests.put(part["url"], data=body, timeout=_SECONDS)
             answer.raise_for_status()
         except requests.RequestException as error:
+            progress(-body.sent)
             raise Outage(f"sending {file['path']}: {error}; run the command again, it goes on there") from error
 
 
@@ -150,8 +218,13 @@ class _Part:
     def __len__(self) -> int:
         return self._size
 
+    @property
+    def sent(self) -> int:
+        return self._size - self._left
+
     def read(self, size: int = -1) -> bytes:
         piece = self._stream.read(self._left if size < 0 else min(size, self._left))
         self._left -= len(piece)
-        self._progress(len(piece))
+        if piece:  # at the end of what is sent there is nothing to stop any more
+            self._progress(len(piece))
         return piece

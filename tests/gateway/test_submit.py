@@ -6,14 +6,17 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from hls_pipeline.errors import Outage, PackageRefused
+from hls_pipeline.errors import Outage, PackageRefused, UserError
 from hls_pipeline.gateway_client import GatewayClient
 from hls_pipeline.hls.sources import open_source
 from tests.gateway.conftest import Gateway
+from tests.gateway.test_intake import leftovers
 from tests.services import Files, package, published
 
 
@@ -59,8 +62,58 @@ def test_what_was_cut_off_goes_on_where_it_stopped(gateway: Gateway, client: Gat
     with open_source(folder) as source:
         document = client.send(source, None, "film", rest.append)
     assert document["status"] == "processing"
-    assert 0 < sum(rest) < total
+    assert 0 < rest[0] < sum(rest) == total, "what had arrived is counted at once, and not sent again"
     assert len(gateway.world.store.uploads_of("film")) == 1
+
+
+def test_ctrl_c_ends_what_waits_and_what_is_under_way(gateway: Gateway, client: GatewayClient, tmp_path: Path) -> None:
+    """All other files were sent first, however many there were."""
+    told: list[int] = []
+
+    def interrupted_once(size: int) -> None:
+        told.append(size)
+        if len(told) == 2:
+            raise KeyboardInterrupt
+        time.sleep(0.2 if len(told) > 2 else 0)  # nobody is done before the interrupt is noticed
+
+    files = package("film", segments=40)
+    with open_source(written(tmp_path / "film", files)) as source, pytest.raises(KeyboardInterrupt):
+        client.send(source, None, "film", interrupted_once)
+    assert len(leftovers(gateway)) < len(files) / 2
+
+
+class SpoiltClient(GatewayClient):
+    """Its first address for a segment has ended, as all do after an hour."""
+
+    def _ask(self, method: str, path: str, **more: Any) -> dict[str, Any]:
+        answer = super()._ask(method, path, **more)
+        if path == "/v1/uploads":
+            (segment,) = (file for file in answer["files"] if file["path"] == "v/s1.ts")
+            segment["urls"][0]["url"] += "0"
+        return answer
+
+
+def test_a_file_whose_address_has_ended_is_sent_to_a_new_one(gateway: Gateway, tmp_path: Path) -> None:
+    client, counted, files = SpoiltClient(gateway.url, gateway.key, tmp_path / "state"), [], package("film")
+    with open_source(written(tmp_path / "film", files)) as source:
+        client.send(source, None, "film", counted.append)
+    assert sum(counted) == sum(map(len, files.values()))
+    assert gateway.play("film", "v/s1.ts").content == files["v/s1.ts"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"), [({"v/s1.ts": None}, PackageRefused), ({}, UserError)], ids=["refused", "withdrawn"]
+)
+def test_waiting_ends_with_an_error_when_the_package_comes_to_a_bad_end(
+    gateway: Gateway, client: GatewayClient, changes: dict[str, None], error: type[Exception]
+) -> None:
+    """It waited for ever for what was refused after the first answer, because another run held the video."""
+    files = {path: data for path, data in package("film").items() if path not in changes}
+    upload = gateway.world.walk(gateway.world.drop("film", files), "stage", "write_s3_manifest")
+    if not changes:
+        gateway.ask("DELETE", "/v1/videos/film", headers=gateway.bearer).raise_for_status()
+    with pytest.raises(error):
+        client.wait({"video_id": "film", "upload_id": upload.upload_id, "status": "received"})
 
 
 def test_a_refused_package_is_an_error_that_names_file_line_and_code(client: GatewayClient, tmp_path: Path) -> None:
