@@ -44,9 +44,17 @@ class GatewayClient:
     """Folder where the ids of unfinished uploads are kept."""
 
     def send(
-        self, source: Source, metadata: bytes | None, video_id: str | None, progress: Callable[[int], None]
+        self,
+        source: Source,
+        metadata: bytes | None,
+        video_id: str | None,
+        progress: Callable[[int], None],
+        *,
+        written: int = 0,
     ) -> dict[str, Any]:
-        """The temporary document, or the current one when nothing is new. Raises PackageRefused with the reasons."""
+        """The temporary document, or the current one when nothing is new. Raises PackageRefused with the reasons.
+
+        `written` says when the package was last written to: what was sent of it before then is not gone on with."""
         sizes = dict(source.sizes())
         if metadata is not None:
             sizes.pop(METADATA, None)
@@ -55,7 +63,7 @@ class GatewayClient:
             "video_id": video_id,
             "metadata": json.loads(metadata) if metadata is not None else None,
         }
-        remembered = self._remembered(request)
+        remembered = self._remembered(request, written)
         upload = self._begun(remembered) or self._ask("POST", "/v1/uploads", json=request)
         remembered.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         remembered.write_text(json.dumps({"id": upload["id"]}))
@@ -108,9 +116,9 @@ class GatewayClient:
             return None if found["complete"] else found
         return None
 
-    def _remembered(self, request: dict[str, Any]) -> Path:
+    def _remembered(self, request: dict[str, Any], written: int) -> Path:
         """Where the id of an unfinished upload of just these files to just this gateway is kept."""
-        name = hashlib.sha256(json.dumps([self.url, request], sort_keys=True).encode()).hexdigest()[:32]
+        name = hashlib.sha256(json.dumps([self.url, request, written], sort_keys=True).encode()).hexdigest()[:32]
         return self.state / f"{name}.json"
 
     def _ask(self, method: str, path: str, *, timeout: tuple[int, int] = _SECONDS, **more: Any) -> dict[str, Any]:

@@ -108,6 +108,12 @@ def read_metadata(path: Path | None) -> bytes | None:
         raise UsageError(f"--metadata {path}: {error.strerror}") from error
 
 
+def last_written(package: Path) -> int:
+    """When the newest file of the package was last written to, in nanoseconds."""
+    files = package.rglob("*") if package.is_dir() else [package]
+    return max((path.lstat().st_mtime_ns for path in files), default=0)
+
+
 def _counted(pieces: Iterator[bytes], progress: Progress) -> Iterator[bytes]:
     for piece in pieces:
         yield piece

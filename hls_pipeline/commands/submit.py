@@ -64,7 +64,7 @@ def _through_gateway(
     client = GatewayClient(*gateway_of(settings), settings.state.expanduser())
     given = submission.read_metadata(metadata)
     with open_source(package) as source, _bar(sum(source.sizes().values()), as_json) as progress:
-        sent = client.send(source, given, video_id, progress)
+        sent = client.send(source, given, video_id, progress, written=submission.last_written(package))
     print_json(sent, one_line=as_json)
     if wait and sent.get("status") != "ready":
         print_json(client.wait(sent), one_line=as_json)

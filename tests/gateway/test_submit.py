@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from hls_pipeline.errors import Outage, PackageRefused, UserError
 from hls_pipeline.gateway_client import GatewayClient
 from hls_pipeline.hls.sources import open_source
+from hls_pipeline.submission import last_written
 from tests.gateway.conftest import Gateway
 from tests.gateway.test_intake import leftovers
 from tests.services import Files, package, published
@@ -64,6 +66,26 @@ def test_what_was_cut_off_goes_on_where_it_stopped(gateway: Gateway, client: Gat
     assert document["status"] == "processing"
     assert 0 < rest[0] < sum(rest) == total, "what had arrived is counted at once, and not sent again"
     assert len(gateway.world.store.uploads_of("film")) == 1
+
+
+def test_a_package_that_was_written_to_since_is_sent_anew(
+    gateway: Gateway, client: GatewayClient, tmp_path: Path
+) -> None:
+    """Files of the same names and sizes were taken for those that had arrived: two packages became a mixture."""
+
+    sent: list[int] = []
+
+    def cut_off(size: int) -> None:
+        sent.append(size)
+        if sum(sent) > 2000:
+            raise KeyboardInterrupt
+
+    for seed, stop in (("film one", cut_off), ("film two", lambda _: None)):
+        folder = written(tmp_path / "film", package(seed))
+        with open_source(folder) as source, suppress(KeyboardInterrupt):
+            client.send(source, None, "film", stop, written=last_written(folder))
+    for path, data in published(package("film two")).items():
+        assert gateway.play("film", path).content == data
 
 
 def test_ctrl_c_ends_what_waits_and_what_is_under_way(gateway: Gateway, client: GatewayClient, tmp_path: Path) -> None:
