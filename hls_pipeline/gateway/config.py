@@ -31,6 +31,9 @@ class GatewaySettings(Settings):
     upload_seconds: float = Field(6 * 3600, gt=0, description="longest time one upload may take")
     head_seconds: float = Field(10, gt=0, description="a client whose request head is not there by then is cut off")
     body_silence_seconds: float = Field(30, gt=0, description="a client that sends nothing for so long is cut off")
+    answer_silence_seconds: float = Field(
+        60, gt=0, description="a client that takes nothing of an answer for so long is cut off"
+    )
     closing_seconds: float = Field(
         30, gt=0, description="what requests under way get to finish once the gateway is told to stop"
     )

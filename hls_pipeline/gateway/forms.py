@@ -77,9 +77,7 @@ async def body(request: Request, settings: GatewaySettings) -> AsyncIterator[byt
             raise Refused(400, "client_gone", "the client went away during the upload") from error
         received += len(piece)
         if received > most:
-            raise Refused(
-                413, "too_large", f"at most {settings.upload_bytes:,} bytes are taken", {"Connection": "close"}
-            )
+            raise Refused(413, "too_large", f"at most {settings.upload_bytes:,} bytes are taken")
         yield piece
 
 

@@ -1,4 +1,8 @@
-"""The web server under the app: uvicorn, hardened against clients that never finish a request head."""
+"""The web server under the app: uvicorn, hardened against clients that take a place and do not go on.
+
+It bounds what uvicorn waits for without end: a request's head, the rest of a body that nobody reads any more, and a
+client that takes nothing of its answer. Bodies that are read have their limits in `forms.py`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import asyncio
 import contextlib
 import ctypes
 import math
+import resource
 import socket
 from typing import Any
 
@@ -18,24 +23,32 @@ from hls_pipeline.gateway.app import create_app
 from hls_pipeline.gateway.config import GatewaySettings
 
 _HEAD_BYTES = 64 * 1024
+_LINGER_SECONDS = 5
+"""Hanging up at once would lose the answer on its way: the other side is still sending (RFC 9112, section 9.6)."""
 _CONNECTIONS = 2000
+_FILES = 4 * _CONNECTIONS
+"""A viewer costs a connection of ours and one to S3 or IPFS; the usual limit of 1024 would be met first."""
 _KEEP_ALIVE_SECONDS = 30
 _M_ARENA_MAX, _M_MMAP_THRESHOLD = -8, -3  # malloc.h
 
 
 class _Protocol(HttpToolsProtocol):
-    """uvicorn waits for ever for the rest of a request's head, however long it grows; this one does not."""
-
     head_seconds = 10.0
+    unread_seconds = 60.0
     _late: asyncio.TimerHandle | None = None
     _head_bytes = 0
+    _stuck: asyncio.TimerHandle | None = None
+    _lingering: asyncio.TimerHandle | None = None
+    _in_body = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_waiting()
+        for waiting in (self._late, self._stuck, self._lingering):
+            if waiting is not None:
+                waiting.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -52,17 +65,37 @@ class _Protocol(HttpToolsProtocol):
             self._expect_head()
 
     def on_headers_complete(self) -> None:
-        self._stop_waiting()
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+        self._in_body = True
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_body = False
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._in_body and self.cycle.response_complete and not self.transport.is_closing():
+            self._lingering = self.loop.call_later(_LINGER_SECONDS, self.transport.close)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stuck = self.loop.call_later(self.unread_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._stuck is not None:
+            self._stuck.cancel()
+            self._stuck = None
 
     def _expect_head(self) -> None:
         self._head_bytes = 0
         self._late = self.loop.call_later(self.head_seconds, self.transport.close)
-
-    def _stop_waiting(self) -> None:
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
 
 
 class _Server(uvicorn.Server):
@@ -79,6 +112,7 @@ def server(settings: GatewaySettings, host: str, port: int, **more: Any) -> uvic
 
     class Protocol(_Protocol):
         head_seconds = settings.head_seconds
+        unread_seconds = settings.answer_silence_seconds
 
     config = uvicorn.Config(
         create_app(settings),
@@ -101,6 +135,7 @@ def server(settings: GatewaySettings, host: str, port: int, **more: Any) -> uvic
 def run(settings: GatewaySettings, host: str, port: int) -> None:
     """Serve until a signal ends it."""
     _keep_memory_together()
+    _allow_many_files()
     logs.to_stderr()
     server(settings, host, port).run()
 
@@ -112,3 +147,10 @@ def _keep_memory_together() -> None:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(_M_ARENA_MAX, 2)
         libc.mallopt(_M_MMAP_THRESHOLD, 1 << 20)
+
+
+def _allow_many_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -114,7 +114,8 @@ class WebhookRecords:
         """Every change that a webhook wants to hear of has a delivery, due now; how many are new."""
         made = 0
         with self._store.reading() as db:
-            hooks = [_webhook(row) for row in db.execute(sa.select(tables.webhook))]
+            wanted = sa.select(tables.webhook).where(_key_in_use(now))
+            hooks = [_webhook(row) for row in db.execute(wanted)]
         newest = self.newest_change() if hooks else 0
         for hook in hooks:
             if hook.seen < newest:
@@ -125,9 +126,10 @@ class WebhookRecords:
     # ---- sending ----------------------------------------------------------------------------------------------
 
     def claim_due(self, now: datetime, patience: timedelta, limit: int = 20) -> tuple[tuple[Webhook, Delivery], ...]:
-        """Deliveries to be sent now, ours for `patience`; another gateway gets others."""
+        """Deliveries to be sent now, ours for `patience`; another gateway gets others, a revoked key none."""
         delivery, hook = tables.delivery, tables.webhook
-        query = sa.select(delivery.c.delivery_id).where(delivery.c.due_at <= now).order_by(delivery.c.due_at)
+        query = sa.select(delivery.c.delivery_id).join(hook, hook.c.webhook_id == delivery.c.webhook_id)
+        query = query.where(delivery.c.due_at <= now, _key_in_use(now)).order_by(delivery.c.due_at)
         with self._store.reading() as db:
             due = db.execute(query.limit(limit)).scalars().all()
         if not due:
@@ -165,11 +167,20 @@ class WebhookRecords:
                 raise NotFound("there is no such delivery")
 
 
+def _key_in_use(now: datetime) -> sa.ColumnElement[bool]:
+    """Of a webhook: who may not ask any more is told nothing either."""
+    key = tables.api_key
+    in_use = key.c.revoked_at.is_(None) & (key.c.expires_at.is_(None) | (key.c.expires_at > now))
+    return tables.webhook.c.key_id.in_(sa.select(key.c.key_id).where(in_use))
+
+
 def _enqueue(db: sa.Connection, hook: Webhook, now: datetime) -> int:
     table = tables.delivery
     scopes = db.execute(sa.select(tables.api_key.c.scopes).filter_by(key_id=hook.key_id)).scalar() or ()
-    known = set(db.execute(sa.select(table.c.state_change).filter_by(webhook_id=hook.webhook_id)).scalars())
-    found = _changes(db, max(0, hook.seen - _LATE_COMMITS), 1000)
+    after = max(0, hook.seen - _LATE_COMMITS)
+    told = sa.select(table.c.state_change).filter_by(webhook_id=hook.webhook_id).where(table.c.state_change > after)
+    known = set(db.execute(told).scalars())
+    found = _changes(db, after, 1000)
     wanted = [
         change
         for change in found

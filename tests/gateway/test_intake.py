@@ -301,12 +301,28 @@ def test_a_body_without_length_ends_at_the_limit(gateway_with: Callable[..., Gat
             yield bytes(1 << 20)
 
     headers = {**gateway.bearer, "Content-Type": "multipart/form-data; boundary=b"}
-    try:
-        answer = gateway.ask("POST", "/v1/videos", data=endless(), headers=headers)
-        assert answer.status_code == 413
-    except requests.ConnectionError:
-        pass  # it hung up on us, which is just as clear
+    answer = gateway.ask("POST", "/v1/videos", data=endless(), headers=headers)
+    assert answer.status_code == 413, "we hear of it although we were still sending"
     wait_until(lambda: not leftovers(gateway), "nothing to be left")
+
+
+def test_a_body_that_nobody_wants_any_more_is_not_read_to_its_end(
+    stern: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer was given at once, but all of the body was taken, for as long as somebody sent it."""
+    monkeypatch.setattr("hls_pipeline.gateway.server._LINGER_SECONDS", 0.5)
+    with open_socket(stern) as client:
+        client.sendall(head(stern, "no-key", 1 << 50))
+        assert client.recv(4096).startswith(b"HTTP/1.1 401 ")
+        wait_until(lambda: not takes_more(client), "the end")
+
+
+def takes_more(client: socket.socket) -> bool:
+    try:
+        client.sendall(bytes(1000))
+    except OSError:
+        return False
+    return True
 
 
 def test_a_client_that_goes_away_leaves_nothing(gateway: Gateway) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import psutil
 import pytest
 import requests
 
@@ -13,7 +14,8 @@ from hls_pipeline.gateway.playlists import PlaylistCache
 from hls_pipeline.gateway.services import connect
 from hls_pipeline.hls.content_types import PLAYLIST_TYPE
 from tests.gateway.conftest import Gateway
-from tests.services import package, published
+from tests.gateway.test_intake import open_socket
+from tests.services import package, published, ts, wait_until
 
 FILES = package("film")
 SEGMENT = FILES["v/s1.ts"]
@@ -182,6 +184,22 @@ def test_a_new_revision_takes_over_when_it_is_published_and_not_before(on_ipfs: 
     assert on_ipfs.play("film", "v/s1.ts").content == SEGMENT
     on_ipfs.world.walk(upload)
     assert on_ipfs.play("film", "v/s1.ts").content == other["v/s1.ts"]
+
+
+def test_a_viewer_who_takes_nothing_is_cut_off(gateway_with: Callable[..., Gateway]) -> None:
+    """Each kept a connection here and one to S3 for as long as it liked."""
+    gateway = gateway_with(answer_silence_seconds=0.5)
+    files = {**FILES, "v/s1.ts": ts("large", (20 << 20) // 188)}  # more than the kernel buffers
+    gateway.world.walk(gateway.world.drop("film", files), "stage", "write_s3_manifest")
+    with open_socket(gateway) as viewer:
+        viewer.sendall(b"GET /v1/videos/film/play/v/s1.ts HTTP/1.1\r\nHost: x\r\n\r\n")
+        number = viewer.getsockname()[1]
+
+        def served() -> bool:
+            return any(other.raddr and other.raddr.port == number for other in psutil.Process().net_connections())
+
+        wait_until(served, "the connection")
+        wait_until(lambda: not served(), "its end")
 
 
 def test_in_redirect_mode_media_comes_from_s3_and_later_from_an_ipfs_gateway(

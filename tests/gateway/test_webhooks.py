@@ -10,15 +10,19 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from hls_pipeline import clock
 from hls_pipeline.errors import UsageError
-from hls_pipeline.gateway import outbound
+from hls_pipeline.gateway import access, outbound
 from hls_pipeline.gateway.access import Scope
+from hls_pipeline.gateway.records import Records
+from hls_pipeline.gateway.webhook_records import Webhook, WebhookRecords
 from tests.gateway.conftest import Gateway
-from tests.services import package, wait_until
+from tests.services import World, package, wait_until
 
 
 @dataclass
@@ -112,6 +116,20 @@ def test_a_redirect_is_not_followed(gateway_with: Callable[..., Gateway], receiv
         "the refusal",
     )
     assert len(receiver.got) == 1
+
+
+def test_a_revoked_key_is_told_nothing_more(world: World) -> None:
+    """Neither what happens later, nor what was to be sent already."""
+    records, hooks, began = Records(world.store), WebhookRecords(world.store), clock.now()
+    key_id = access.make_key(records, "former partner", frozenset({Scope.ADMIN}), began).split("_")[1]
+    hooks.add(Webhook("a", key_id, None, "https://example.com/", "secret", ("video.processing",), began, 0))
+    world.walk(world.drop("before", package("before")), "stage", "write_s3_manifest")
+    assert hooks.enqueue(clock.now()) == 1
+    records.revoke_key(key_id, clock.now())
+    world.walk(world.drop("after", package("after")), "stage", "write_s3_manifest")
+    later = clock.now() + timedelta(days=1)
+    assert hooks.enqueue(later) == 0
+    assert hooks.claim_due(later, timedelta(minutes=2)) == ()
 
 
 @pytest.mark.parametrize(
