@@ -26,6 +26,9 @@ class GatewaySettings(Settings):
         None, description="key the pages use for visitors from this machine; for a local stack only"
     )
 
+    trusted_proxies: tuple[str, ...] = Field(
+        (), description="addresses or networks of proxies in front, whose word on clients and on https is taken"
+    )
     upload_bytes: int = Field(64 << 30, ge=1, description="largest package, bytes")
     upload_files: int = Field(5000, ge=1, description="most files in one multipart upload")
     upload_seconds: float = Field(6 * 3600, gt=0, description="longest time one upload may take")

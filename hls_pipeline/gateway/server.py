@@ -108,7 +108,7 @@ class _Server(uvicorn.Server):
 
 
 def server(settings: GatewaySettings, host: str, port: int, **more: Any) -> uvicorn.Server:
-    """`X-Forwarded-…` headers are not believed: whoever stands in front logs the clients."""
+    """`X-Forwarded-For` and `-Proto` are believed when a trusted proxy sends them, and nobody else's."""
 
     class Protocol(_Protocol):
         head_seconds = settings.head_seconds
@@ -123,7 +123,8 @@ def server(settings: GatewaySettings, host: str, port: int, **more: Any) -> uvic
         log_level="warning",
         access_log=False,
         server_header=False,
-        proxy_headers=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies),
         limit_concurrency=_CONNECTIONS,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=math.ceil(settings.closing_seconds),

@@ -121,6 +121,20 @@ def test_a_caller_that_asks_too_often_is_told_when_to_come_back(gateway_with: Ca
     assert gateway.ask("GET", "/v1/videos", headers=gateway.bearer).status_code == 200, "others are not concerned"
 
 
+def test_a_trusted_proxy_is_believed_whom_it_asks_for_and_nobody_else_is(gateway_with: Callable[..., Gateway]) -> None:
+    """All viewers behind one proxy shared one limit, and a session begun over https had a cookie for http."""
+    behind = gateway_with(requests_per_minute=2, trusted_proxies=("127.0.0.1",))
+    viewers = ["203.0.113.1"] * 5 + ["203.0.113.2"]
+    statuses = [behind.get("/v1/videos", X_Forwarded_For=viewer).status_code for viewer in viewers]
+    assert statuses[-2:] == [429, 200]
+    headers = {"Origin": "https://videos.example", "Host": "videos.example", "X-Forwarded-Proto": "https"}
+    cookies = []
+    for gateway in (behind, gateway_with()):
+        answer = gateway.ask("POST", "/session", data={"key": gateway.key}, headers=headers)
+        cookies.append("; Secure" in answer.headers["Set-Cookie"])
+    assert cookies == [True, False]
+
+
 # ---- documents --------------------------------------------------------------------------------------------------
 
 
