@@ -117,6 +117,11 @@ class ObjectStore:
             tags: Any = {"TagSet": [{"Key": name, "Value": value}]}
             self._client.put_object_tagging(Bucket=bucket, Key=key, Tagging=tags, **which)
 
+    def untag(self, bucket: str, key: str) -> None:
+        """Takes all tags from an object. Raises ObjectMissing."""
+        with border(f"untagging s3://{bucket}/{key}"):
+            self._client.delete_object_tagging(Bucket=bucket, Key=key)
+
     def lifecycle(self, bucket: str) -> list[dict[str, Any]]:
         """The bucket's lifecycle rules; none where it has no such configuration."""
         from botocore.exceptions import ClientError
@@ -180,13 +185,14 @@ class ObjectStore:
             )
 
     def copy(self, source: tuple[str, str], target: tuple[str, str], *, etag: str, size: int, kind: str) -> Stored:
-        """Copies on the server. Raises ObjectChanged when the source's ETag is not `etag`."""
+        """Copies on the server: the bytes alone, no tags, which lifecycle rules may act on. Raises ObjectChanged when
+        the source's ETag is not `etag`."""
         (from_bucket, from_key), (bucket, key) = source, target
         with border(f"copying s3://{from_bucket}/{from_key}"):
             origin: Any = {"Bucket": from_bucket, "Key": from_key}
             if size > _SINGLE_COPY_LIMIT:
                 extra = {"ContentType": kind, "MetadataDirective": "REPLACE", "CopySourceIfMatch": etag}
-                self._client.copy(origin, bucket, key, ExtraArgs=extra)
+                self._client.copy(origin, bucket, key, ExtraArgs=extra)  # in parts, which have no tags
                 return self.head(bucket, key)
             answer = self._client.copy_object(
                 Bucket=bucket,
@@ -195,6 +201,7 @@ class ObjectStore:
                 CopySourceIfMatch=etag,
                 ContentType=kind,
                 MetadataDirective="REPLACE",
+                TaggingDirective="REPLACE",
             )
         # Some stores give the ETag here without its quotation marks.
         copied = answer["CopyObjectResult"]["ETag"].strip('"')

@@ -104,6 +104,8 @@ def _put(
     there = {cid for cid in seen if known.get(cid) == seen[cid]}
     missing = [copy for copy in copies if keys.s3_uri(media, copy.key) not in there]
     objects.each(restore, missing)
+    if objects.locks_objects(media):  # what a hold kept is tagged for S3's own rule, which would still remove it
+        objects.each(lambda cid: objects.untag(media, cid.removeprefix(keys.s3_uri(media, ""))), sorted(there))
     return missing
 
 

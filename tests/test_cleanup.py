@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 from typer.testing import CliRunner
 
-from hls_pipeline import clock, tables, temp_storage
+from hls_pipeline import clock, rehydration, tables, temp_storage, work
 from hls_pipeline.cli import app
 from hls_pipeline.errors import Corruption, LeaseLost, Outage, ProofMissing
 from hls_pipeline.ipfs.cid import Cid
@@ -192,6 +192,20 @@ def test_a_legal_hold_is_respected_and_looked_at_again_in_a_day(bucket: Callable
     world.step(CLEAR, upload, "hand:clear")
     assert versions(world, "v/r1/") == []
     assert addresses(world, upload) == set()
+
+
+def test_what_a_hold_kept_is_no_more_to_be_removed_by_s3_once_it_is_brought_back(bucket: Callable[..., World]) -> None:
+    world = bucket(lock=True)
+    upload = world.publish_package("v", package("held and brought back"))
+    held = {"Bucket": world.settings.s3_media, "Key": key(world, row(world, upload, "s3/master.m3u8"))}
+    client = world.objects._client
+    client.put_object_legal_hold(**held, LegalHold={"Status": "ON"})
+    world.step(CLEAR, upload, "hand:clear")
+    assert client.get_object_tagging(**held)["TagSet"]
+    with work.holding(upload, "hand:rehydrate", world.store, world.settings, last=True) as lease:
+        rehydration.rehydrate(upload, lease, world.objects, world.nodes, world.store, world.settings)
+    assert client.get_object_tagging(**held)["TagSet"] == []
+    client.put_object_legal_hold(**held, LegalHold={"Status": "OFF"})
 
 
 # ---- versioned buckets --------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from hls_pipeline import object_store
 from hls_pipeline.errors import ObjectChanged, ObjectMissing, Outage, ServiceRefused
+from hls_pipeline.lifecycle import CLEARED_TAG
 from hls_pipeline.object_store import ObjectStore
 from hls_pipeline.settings import Settings
 from tests.services import INBOX, MEDIA, cutting_proxy, free_ports
@@ -151,6 +152,14 @@ def test_a_copy_has_the_same_bytes_and_says_its_etag_as_listings_do(objects: Obj
     assert (item.key, item.etag, item.size) == (key, stored.etag, stored.size)
     assert objects.read_all(MEDIA, key) == b"12345"
     assert b"".join(objects.read(MEDIA, key, etag=stored.etag)) == b"12345"
+
+
+def test_a_copy_has_no_tags_whatever_the_creator_gave_the_source(objects: ObjectStore) -> None:
+    """With the tag of what was cleared, S3 itself would remove the copy after a day."""
+    etag = put(objects, "a", b"12345")
+    objects.tag(INBOX, "a", None, *CLEARED_TAG)
+    objects.copy((INBOX, "a"), (MEDIA, "a"), etag=etag, size=5, kind="video/mp2t")
+    assert objects._client.get_object_tagging(Bucket=MEDIA, Key="a")["TagSet"] == []
 
 
 def test_an_object_uploaded_in_parts_is_copied_by_its_etag(objects: ObjectStore) -> None:
