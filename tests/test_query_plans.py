@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from hls_pipeline import clock
 from hls_pipeline.metadata_store import MetadataStore
 from hls_pipeline.uploads import Upload
+from tests.services import Postgres
 from tests.test_metadata_store import held, published, temp
 
 READS_ALL = {
@@ -55,6 +56,22 @@ def test_no_statement_reads_a_whole_table(store: MetadataStore) -> None:
         for text, values in said.items():
             plan = "\n".join(row[-1] for row in db.exec_driver_sql(explain + text, values))
             assert BACKWARDS in text or not reads_all.search(plan), f"{text}\n\n{plan}"
+
+
+def test_a_page_of_the_list_is_read_from_where_it_begins(postgres: Postgres) -> None:
+    """In a large table PostgreSQL merges uploads with newer uploads, and read the second from the first video on."""
+    with postgres.new_database() as url:
+        store = MetadataStore(url)
+        with statements(store) as said:
+            store.videos(10, "a")
+        ((text, values),) = said.items()
+        with store._engine.connect() as db:
+            for other in ("nestloop", "hashjoin", "seqscan", "bitmapscan", "sort"):
+                db.exec_driver_sql(f"SET enable_{other} = off")
+            plan = "\n".join(row[0] for row in db.exec_driver_sql(f"EXPLAIN {text}", values))
+        store._engine.dispose()
+    assert "Merge Anti Join" in plan
+    assert plan.count("Index Cond: ((video_id)::text > 'a'::text)") == 2, plan
 
 
 def sensors(store: MetadataStore, upload: Upload) -> None:

@@ -87,6 +87,7 @@ class Arrivals(Database):
             .where(
                 tables.upload.c.video_id > after,
                 ~sa.exists().where(
+                    newer.c.video_id > after,  # PostgreSQL merges both from their beginning, and does not conclude this
                     newer.c.video_id == tables.upload.c.video_id,
                     sa.tuple_(newer.c.created_at, newer.c.upload_id)
                     > sa.tuple_(tables.upload.c.created_at, tables.upload.c.upload_id),
