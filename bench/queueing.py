@@ -23,15 +23,14 @@ from typing import Any
 
 import psutil
 import psycopg2
+import requests
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from hls_pipeline import keys, metadata_store, object_store  # the path above comes first
+from hls_pipeline import keys, metadata_store, object_store
 from hls_pipeline.local import processes
 from hls_pipeline.local.data_folder import settings_of
 from hls_pipeline.settings import load
 from hls_pipeline.uploads import State
-from tests.services import World, package, wait_until
+from tests.services import TO_FINAL, World, package, wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
 BESIDE = "beside"
@@ -45,6 +44,7 @@ def main() -> None:
     chosen = parser.parse_args()
     with production() as (world, data, description):
         one_by_one(world, 3)
+        by_gateway(world, description, 3)
         latency(world, description, chosen.single)
         throughput(world, chosen.batch)
         growth(world, data, chosen.growth, chosen.batch)
@@ -81,15 +81,42 @@ def one_by_one(world: World, count: int) -> list[float]:
 
 def latency(world: World, description: dict[str, Any], count: int) -> None:
     since = time.time()
-    total = one_by_one(world, count)
     alone = beside(world)
-    work = [walked(alone) for _ in range(count)]
+    dropped, sent, whole, rest = [], [], [], []
+    for _ in range(count):  # in turns, so that what else the machine does meets all of them
+        dropped += one_by_one(world, 1)
+        sent += by_gateway(world, description, 1)
+        took, staged = walked(alone)
+        whole.append(took)
+        rest.append(took - staged)
     waits = queueing(description, since)
-    print(
-        f"_READY to final: median {statistics.median(total):.2f} s, the steps alone {statistics.median(work):.2f} s, "
-        f"added {statistics.median(total) - statistics.median(work):.2f} s"
-    )
+    for what, total, work in (("_READY", dropped, whole), ("202 of the gateway", sent, rest)):
+        print(
+            f"{what} to final: median {statistics.median(total):.2f} s, "
+            f"the steps alone {statistics.median(work):.2f} s, "
+            f"added {statistics.median(total) - statistics.median(work):.2f} s"
+        )
     print(f"launch to worker: median {1000 * statistics.median(waits):.0f} ms, most {1000 * max(waits):.0f} ms")
+
+
+def by_gateway(world: World, description: dict[str, Any], count: int) -> list[float]:
+    """Seconds from the gateway's 202 to the final document of each, none of which waits for another."""
+    took = []
+    for _ in range(count):
+        video_id = f"bench-{secrets.token_hex(6)}"
+        files = [("files", (path, data)) for path, data in package(video_id).items()]
+        answer = requests.post(
+            f"{description['gateway']}/v1/videos?video_id={video_id}",
+            files=files,
+            headers={"Authorization": f"Bearer {description['api_key']}"},
+            timeout=60,
+        )
+        assert answer.status_code == 202, answer.text
+        began = time.monotonic()
+        wait_until(lambda: published(world, [video_id]), "the final document", 120)  # noqa: B023
+        took.append(time.monotonic() - began)
+        wait_until(lambda: quiet(world, [video_id]), "the clean-up", 120)  # noqa: B023
+    return took
 
 
 def beside(world: World) -> World:
@@ -104,17 +131,21 @@ def beside(world: World) -> World:
     return world.having(database_url=f"{server}/beside", s3_inbox=BESIDE)
 
 
-def walked(world: World) -> float:
-    """Seconds that the same steps take in this process, without Dagster and without a queue."""
+def walked(world: World) -> tuple[float, float]:
+    """Seconds that the same steps take in this process, without Dagster and without a queue: all of them, and those
+    that the gateway takes before it answers."""
     video_id = f"beside-{secrets.token_hex(6)}"
     for path, data in {**package(video_id), keys.READY: b""}.items():
         world.objects.put(BESIDE, keys.inbox(video_id, path), data, "application/octet-stream")
     upload = world.take_up()
     began = time.monotonic()
+    for step in TO_FINAL[:2]:
+        world.step(step, upload)
+    staged = time.monotonic() - began
     world.walk(upload)
     took = time.monotonic() - began
     world.step("clear_temp_storage", upload, "hand:clear")
-    return took
+    return took, staged
 
 
 def queueing(description: dict[str, Any], since: float) -> Sequence[float]:

@@ -2,17 +2,17 @@
 
 import dagster as dg
 
-from hls_pipeline.queue import broker
+from hls_pipeline.queue import broker, requests
 
 ingest = dg.define_asset_job(
-    "ingest",
+    requests.INGEST,
     selection=["s3_segments", "s3_manifest", "ipfs_cids", "ipfs_manifest", "final_metadata"],
     run_tags={broker.QUEUE_TAG: broker.IPFS},  # the sensor names another for small packages
     description="One package from the inbox to its final JSON.",
 )
 
 clear = dg.define_asset_job(
-    "clear",
+    requests.CLEAR,
     selection=["s3_cleanup"],
     run_tags={broker.QUEUE_TAG: broker.LIGHT},
     description="Proves again that IPFS has a revision, then removes its S3 copies.",

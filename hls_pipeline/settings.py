@@ -124,7 +124,7 @@ class Settings(BaseSettings):
         30, ge=0, description="Dagster lists a cleared video as a partition for so long after the last work on it"
     )
 
-    dagster_url: str | None = Field(None, description="address of `hls-pipeline ui`")
+    dagster_url: str | None = Field(None, description="address of `hls-pipeline ui`, where the gateway asks for runs")
     ui_key: SecretStr | None = Field(None, description="key that the Dagster UI asks for, and is asked with")
 
     gateway_url: str | None = Field(None, description="gateway that `submit --via gateway` sends to, and links lead to")

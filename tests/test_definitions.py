@@ -17,8 +17,8 @@ import sqlalchemy as sa
 from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 
 from hls_pipeline import clock, metadata_store, schedules, tables
-from hls_pipeline.assets.frame import UPLOAD_TAG
 from hls_pipeline.definitions import defs
+from hls_pipeline.queue.requests import UPLOAD_TAG
 from hls_pipeline.sensors.cleanup import cleanup
 from hls_pipeline.sensors.inbox import inbox
 from hls_pipeline.uploads import State

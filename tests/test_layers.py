@@ -18,8 +18,8 @@ LAYERS = (
     {"tables", "migrations"},
     {"claims", "versions"},
     {"object_store", "metadata_store"},
-    {"audit", "drops", "estimate", "failures", "gateway_client", "lifecycle", "metrics", "reports", "revisions"}
-    | {"submission", "tracing", "work"},
+    {"audit", "dagster_client", "drops", "estimate", "failures", "gateway_client", "lifecycle", "metrics", "reports"}
+    | {"revisions", "submission", "tracing", "work"},
     {"archive", "archive_store", "evidence", "pinning", "rehydration", "remaking", "renderings", "replicas"}
     | {"staging", "temp_storage", "withdrawal"},
     {"steps"},

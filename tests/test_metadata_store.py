@@ -456,6 +456,17 @@ def test_a_requested_run_is_not_requested_again_until_it_had_time_to_show_up(sto
     assert store.request_run(upload.upload_id, after(41)) == 2
 
 
+def test_of_two_who_ask_for_a_run_at_the_same_moment_one_does(store: MetadataStore) -> None:
+    """The gateway and the sensor: an upload that was asked for, or is worked on, gets no second run."""
+    upload = received(store)
+    assert store.request_run(upload.upload_id, after(10)) == 1
+    assert store.request_run(upload.upload_id, after(10)) is None
+    lease = held(store, upload, at=12)
+    assert store.request_run(upload.upload_id, after(13)) is None
+    store.release(lease)
+    assert store.request_run(upload.upload_id, after(14)) == 2
+
+
 def test_an_upload_that_is_held_is_not_offered_until_its_lease_expired(store: MetadataStore) -> None:
     upload = received(store)
     held(store, upload)

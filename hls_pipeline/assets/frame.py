@@ -16,13 +16,11 @@ from hls_pipeline import remaking, settings, work
 from hls_pipeline.assets import show
 from hls_pipeline.errors import DropChanged, NotFound, PipelineError
 from hls_pipeline.metadata_store import PATH, Lease, MetadataStore
+from hls_pipeline.queue.requests import INBOX, SENSOR_TAG, UPLOAD_TAG, VIDEOS
 from hls_pipeline.settings import Settings
 from hls_pipeline.uploads import Upload
 
-UPLOAD_TAG = "hls/upload_id"
-"""Run tag naming the upload; without it a run means the current revision of its partition."""
-
-videos = dg.DynamicPartitionsDefinition(name="videos")
+videos = dg.DynamicPartitionsDefinition(name=VIDEOS)
 
 Step = Callable[[Upload, Lease, Settings], Upload]
 Remake = Callable[[Upload, str, Settings], Upload]
@@ -78,7 +76,7 @@ def which_upload(context: dg.AssetExecutionContext, store: MetadataStore) -> Upl
 
 def holder(context: dg.AssetExecutionContext) -> str:
     """Who holds the video: a run that the sensor started walks the whole path, others do single steps."""
-    walks_path = context.run.tags.get("dagster/sensor_name") == "inbox"
+    walks_path = context.run.tags.get(SENSOR_TAG) == INBOX
     return f"{PATH if walks_path else 'hand:'}{context.run.run_id}"
 
 

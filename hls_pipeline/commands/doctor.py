@@ -15,12 +15,12 @@ from pathlib import Path
 import typer
 
 from hls_pipeline.commands.services import DataOption, JsonOption, configured, print_json
+from hls_pipeline.dagster_client import DagsterClient
 from hls_pipeline.errors import Outage, PipelineError, ServiceError, ServiceRefused
 from hls_pipeline.settings import Settings
 
 _FREE_BYTES = 1 << 30
 _GIB = 1 << 30
-_DAGSTER_SECONDS = 10.0
 _PROBE_KEY = "_doctor"  # never becomes an object: the upload that names it is given up
 _DAGSTER = """{
   workspaceOrError {__typename ... on Workspace {locationEntries {name locationOrLoadError {
@@ -175,12 +175,9 @@ def _queue(settings: Settings) -> str:
 
 
 def _dagster(settings: Settings) -> str:
-    from hls_pipeline.local.probes import graphql
-
-    url, key = settings.dagster_url or "", settings.ui_key
-    answer = graphql(url, _DAGSTER, key.get_secret_value() if key else "", _DAGSTER_SECONDS)
-    if answer is None:
-        raise Outage(f"its web app does not answer at {url}")
+    client = DagsterClient.of(settings)
+    assert client is not None
+    answer = client.ask(_DAGSTER)
     for location in answer["workspaceOrError"].get("locationEntries", []):
         loaded = location["locationOrLoadError"] or {}
         if loaded.get("__typename") != "RepositoryLocation":
@@ -192,7 +189,7 @@ def _dagster(settings: Settings) -> str:
     ]
     if silent:
         raise Outage(f"its daemon has not reported for a while: {', '.join(silent)}")
-    return f"web app, code and daemon work, {url}"
+    return f"web app, code and daemon work, {client.url}"
 
 
 def _disk(folder: Path) -> str:

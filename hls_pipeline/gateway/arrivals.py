@@ -1,8 +1,8 @@
 """A package that lies complete under `_uploads/` in the media bucket becomes an upload, at once if possible.
 
 The gateway walks the first two steps itself, under a lease of its own, so that the answer can be the temporary document
-or the report. From then on the inbox sensor takes care of the upload, as of any other; should the gateway fail in
-between, it does so from the beginning.
+or the report. It then asks Dagster for the upload's run, as the inbox sensor would a moment later. Whenever that does
+not succeed, or the gateway fails in between, the sensor takes care of the upload, as of any other.
 """
 
 from __future__ import annotations
@@ -13,14 +13,18 @@ import time
 from dataclasses import dataclass
 
 from fastapi.responses import Response
+from starlette.background import BackgroundTask
 
 from hls_pipeline import clock, steps, work
+from hls_pipeline.dagster_client import DagsterClient
 from hls_pipeline.documents import FinalDocument
-from hls_pipeline.errors import DropChanged, LeaseLost, PipelineError
+from hls_pipeline.errors import DropChanged, LeaseLost, PipelineError, ServiceError
 from hls_pipeline.gateway import logs, shapes
 from hls_pipeline.gateway.openapi import Responses, example
 from hls_pipeline.gateway.problems import Refused
 from hls_pipeline.gateway.services import Services
+from hls_pipeline.queue import leases
+from hls_pipeline.queue.requests import INBOX, INGEST, VIDEOS, next_run
 from hls_pipeline.uploads import Drop, DropObject, State, Upload
 
 log = logging.getLogger(__name__)
@@ -89,9 +93,9 @@ def known(services: Services, upload: Upload) -> Arrival:
     return Arrival(upload, _document(services, upload))
 
 
-def response(arrival: Arrival) -> Response:
-    """The temporary document, or the current one if the package changed nothing, as it is stored. Raises Refused (422)
-    with the report when the package breaks a rule."""
+def response(services: Services, arrival: Arrival) -> Response:
+    """The temporary document, or the current one if the package changed nothing, as it is stored; after it is sent, the
+    upload's run starts. Raises Refused (422) with the report when the package breaks a rule."""
     upload = arrival.upload
     if upload.state is State.REJECTED:
         count = len((upload.report or {}).get("errors", ()))
@@ -102,7 +106,24 @@ def response(arrival: Arrival) -> Response:
     text = arrival.document or json.dumps(about)
     headers = {"Location": f"/v1/videos/{upload.video_id}", "Upload-Id": upload.upload_id}
     status = 200 if upload.state is State.UNCHANGED else 202
-    return Response(text, status, headers, media_type="application/json")
+    then = BackgroundTask(start, services, upload)
+    return Response(text, status, headers, media_type="application/json", background=then)
+
+
+def start(services: Services, upload: Upload) -> None:
+    """Asks Dagster for the upload's run, unless the sensor did; if Dagster is away, the sensor asks."""
+    dagster, store = DagsterClient.of(services.settings), services.store
+    if dagster is None or upload.state is not State.STAGED:
+        return
+    try:
+        if run := next_run(upload, store, services.settings, clock.now()):
+            try:
+                dagster.launch(INGEST, VIDEOS, run.video_id, run.tags_of(INBOX))
+            except ServiceError:
+                leases.wait(store, [upload.upload_id], clock.now())
+                raise
+    except PipelineError as error:
+        log.warning("upload %s: its run is left to the sensor: %s", upload.upload_id, error)
 
 
 def _walk(services: Services, upload: Upload) -> Upload:

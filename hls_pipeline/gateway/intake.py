@@ -118,7 +118,7 @@ async def _receive(
             arrivals.take_in, services, chosen, arrival.id, arrival.objects, limiter=services.staging
         )
         services.metrics.uploads.labels(str(taken.upload.state)).observe(time.perf_counter() - began)
-        return arrivals.response(taken)
+        return arrivals.response(services, taken)
 
 
 def check_video(services: Services, caller: Caller, video_id: str) -> None:

@@ -75,7 +75,7 @@ def look(upload_id: str, services: ServicesDep, caller: Writer) -> dict[str, Any
 async def complete(upload_id: str, services: ServicesDep, caller: Writer) -> Response:
     presigned = await run_in_threadpool(_own, services, caller, upload_id)
     taken = await anyio.to_thread.run_sync(_complete, services, presigned, limiter=services.staging)
-    return arrivals.response(taken)
+    return arrivals.response(services, taken)
 
 
 @router.delete(

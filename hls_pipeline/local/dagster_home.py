@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hls_pipeline.dagster_client import LOCATION
 from hls_pipeline.errors import UsageError
 
 INSTANCE = """\
@@ -41,9 +42,6 @@ WORKSPACE = """\
 load_from:
   - grpc_server: {{host: 127.0.0.1, port: {port}, location_name: {location}}}
 """
-
-LOCATION = "hls_pipeline"
-"""Part of every run key's identity in Dagster: a new name would start old uploads again."""
 
 _TABLES_MADE = "tables-made"
 

@@ -1,15 +1,16 @@
-"""Questions that tell whether a part is ready. Each asks once and answers yes or no, by default within a second.
+"""Questions that tell whether a part is ready. Each asks once and answers yes or no within a second.
 
 A probe asks what the part's users will ask, not only whether its port is open.
 """
 
 from __future__ import annotations
 
-import json
 import socket
 import urllib.error
 import urllib.request
-from typing import Any
+
+from hls_pipeline.dagster_client import DagsterClient
+from hls_pipeline.errors import ServiceError
 
 _TIMEOUT = 1.0  # seconds
 
@@ -44,29 +45,20 @@ def is_healthy(url: str) -> bool:
 
 def daemons_beat(url: str, since: float) -> bool:
     """Whether every daemon that Dagster wants has reported after `since` (epoch seconds), as its web app sees it."""
-    answer = graphql(url, _HEARTBEATS)
-    if answer is None:
+    try:
+        answer = DagsterClient(url).ask(_HEARTBEATS, seconds=_TIMEOUT)
+    except ServiceError:
         return False
     daemons = answer["instance"]["daemonHealth"]["allDaemonStatuses"]
     beats = [daemon["lastHeartbeatTime"] or 0.0 for daemon in daemons if daemon["required"]]
     return bool(beats) and min(beats) >= since
 
 
-def graphql(url: str, query: str, key: str = "", seconds: float = _TIMEOUT) -> dict[str, Any] | None:
-    """What Dagster's web app answers within `seconds`; None when it does not. `key` where it asks for one."""
-    body, bearer = json.dumps({"query": query}).encode(), f"Bearer {key}" if key else ""
-    answer = _ask(f"{url}/graphql", body, bearer, seconds)
-    data: dict[str, Any] | None = json.loads(answer)["data"] if answer else None
-    return data
-
-
-def _ask(url: str, body: bytes | None, authorization: str = "", seconds: float = _TIMEOUT) -> bytes | None:
-    headers = {"Content-Type": "application/json"} | ({"Authorization": authorization} if authorization else {})
-    request = urllib.request.Request(url, data=body, headers=headers)  # noqa: S310
+def _ask(url: str, body: bytes | None) -> bytes | None:
     # An address on loopback, whatever proxy the environment names.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(request, timeout=seconds) as answer:
+        with opener.open(url, body, timeout=_TIMEOUT) as answer:
             return bytes(answer.read())
     except (OSError, urllib.error.URLError):
         return None

@@ -56,7 +56,6 @@ class ProductionStack(Stack):
     def environment(self) -> dict[str, str]:
         return super().environment() | {
             "HLS_BROKER_URL": self.broker,
-            "HLS_DAGSTER_URL": self.url("dagster"),
             "HLS_IPFS_QUORUM": str(len(self.ipfs_rpcs)),
             "HLS_WORKER_STOP_SECONDS": str(_WORKER_STOP_SECONDS),
             "HLS_CODE_SERVER_HOST": "127.0.0.1",

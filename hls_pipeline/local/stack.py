@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 from pydantic import SecretStr
 from rich.console import Console
 
+from hls_pipeline.dagster_client import LOCATION
 from hls_pipeline.local import dagster_home, ipfs, probes, processes, seaweed
 from hls_pipeline.local.data_folder import DataFolder, Identity, write_private
 from hls_pipeline.local.narrator import ConsoleNarrator
@@ -90,6 +91,7 @@ class Stack:
             "HLS_IPFS_RPC_URLS": json.dumps(self.ipfs_rpcs),
             "HLS_IPFS_GATEWAY_URLS": json.dumps(self.ipfs_gateways),
             "HLS_GATEWAY_URL": self.url("gateway"),
+            "HLS_DAGSTER_URL": self.url("dagster"),
         }
 
     def description(self) -> dict[str, Any]:
@@ -155,7 +157,7 @@ class Stack:
         return Part(
             name="code-server",
             title="Dagster code server",
-            command=role("code-server", "--port", str(port), "--location", dagster_home.LOCATION),
+            command=role("code-server", "--port", str(port), "--location", LOCATION),
             answers=lambda _: probes.listens(port),
             needs=needs,
         )

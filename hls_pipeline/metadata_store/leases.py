@@ -23,25 +23,21 @@ _LAUNCH_SECONDS = 30
 
 
 class Leases(Database):
-    def request_run(self, upload_id: str, now: datetime) -> int:
+    def request_run(self, upload_id: str, now: datetime) -> int | None:
         """Counts a run that is about to be asked for; the number makes its run key new. Until it shows up, or
-        `_LAUNCH_SECONDS` are over, the upload is not offered again."""
+        `_LAUNCH_SECONDS` are over, the upload is not offered again. None: it is asked for or worked on already."""
+        upload = tables.upload
         with self._write() as db:
-            db.execute(
-                sa.update(tables.upload)
-                .where(tables.upload.c.upload_id == upload_id)
-                .values(launches=tables.upload.c.launches + 1, not_before=now + timedelta(seconds=_LAUNCH_SECONDS))
+            counted = db.execute(
+                sa.update(upload)
+                .where(upload.c.upload_id == upload_id, rows.is_idle(now))
+                .values(launches=upload.c.launches + 1, not_before=now + timedelta(seconds=_LAUNCH_SECONDS))
             )
-            return rows.get_upload(db, upload_id).launches
+            return rows.get_upload(db, upload_id).launches if counted.rowcount else None
 
     def ready_to_run(self, now: datetime, limit: int = 50) -> tuple[Upload, ...]:
         """Uploads whose path should go on now: in work or cut off, held by nobody, and not told to wait."""
         lease = tables.video_lease
-        held = sa.exists().where(
-            lease.c.video_id == tables.upload.c.video_id,
-            lease.c.holder.is_not(None),
-            lease.c.expires_at > now,
-        )
         in_work = sa.select(tables.upload.c.upload_id).where(tables.upload.c.state.in_(IN_WORK))
         cut_off = sa.select(lease.c.upload_id).where(
             lease.c.holder.is_not(None), lease.c.holder.startswith(PATH), lease.c.expires_at <= now
@@ -51,8 +47,7 @@ class Leases(Database):
             .where(
                 tables.upload.c.upload_id.in_(in_work.union_all(cut_off)),  # each by its own index
                 tables.upload.c.state.in_({*IN_WORK, State.PUBLISHED}),
-                ~held,
-                tables.upload.c.not_before.is_(None) | (tables.upload.c.not_before <= now),
+                rows.is_idle(now),
             )
             .order_by(tables.upload.c.created_at)
             .limit(limit)

@@ -103,6 +103,15 @@ def get_video(db: sa.Connection, video_id: str) -> sa.Row[Any]:
     return row
 
 
+def is_idle(now: datetime) -> sa.ColumnElement[bool]:
+    """Whether nobody holds an upload's video, and the upload was not told to wait."""
+    lease, upload = tables.video_lease, tables.upload
+    held = sa.exists().where(
+        lease.c.video_id == upload.c.video_id, lease.c.holder.is_not(None), lease.c.expires_at > now
+    )
+    return ~held & (upload.c.not_before.is_(None) | (upload.c.not_before <= now))
+
+
 def lock_video(db: sa.Connection, video_id: str) -> None:
     db.execute(sa.select(tables.video.c.video_id).filter_by(video_id=video_id).with_for_update())
 

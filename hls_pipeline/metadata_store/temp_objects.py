@@ -36,20 +36,10 @@ class TempObjects(Database):
 
     def due(self, now: datetime, limit: int = 50) -> tuple[Upload, ...]:
         """Uploads with S3 objects that are due for removal, held by nobody."""
-        lease = tables.video_lease
-        held = sa.exists().where(
-            lease.c.video_id == tables.upload.c.video_id,
-            lease.c.holder.is_not(None),
-            lease.c.expires_at > now,
-        )
         is_due = sa.select(tables.temp_storage.c.upload_id).where(tables.temp_storage.c.due_at <= now)
         query = (
             rows.uploads()
-            .where(
-                tables.upload.c.upload_id.in_(is_due),
-                ~held,
-                tables.upload.c.not_before.is_(None) | (tables.upload.c.not_before <= now),
-            )
+            .where(tables.upload.c.upload_id.in_(is_due), rows.is_idle(now))
             .order_by(tables.upload.c.updated_at)
             .limit(limit)
         )

@@ -26,11 +26,11 @@ from dagster_postgres.utils import DagsterPostgresException
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from hls_pipeline import clock, metadata_store, object_store
-from hls_pipeline.assets.frame import UPLOAD_TAG
 from hls_pipeline.errors import Outage
 from hls_pipeline.metadata_store import MetadataStore
 from hls_pipeline.queue import broker, leases
 from hls_pipeline.queue.instance import fail_lost_run, keep_connections
+from hls_pipeline.queue.requests import UPLOAD_TAG
 from hls_pipeline.queue.shared import Budget, Flag
 from hls_pipeline.settings import Settings
 

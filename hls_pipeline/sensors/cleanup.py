@@ -23,7 +23,7 @@ def cleanup(context: dg.SensorEvaluationContext, metadata: MetadataResource) -> 
     store, config, now = metadata.store(), settings.load(), clock.now()
     try:
         due = launches.to_launch(context.instance, store.due(now), store, config, now)
-        requests = [launches.request(upload, store, config, now) for upload in due]
+        requests = launches.request(due, store, config, now)
     except PipelineError as error:
         return dg.SkipReason(str(error))
     if not requests:

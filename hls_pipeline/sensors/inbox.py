@@ -8,6 +8,7 @@ from hls_pipeline import clock, drops, settings
 from hls_pipeline.assets.frame import videos
 from hls_pipeline.errors import PipelineError
 from hls_pipeline.jobs import ingest
+from hls_pipeline.queue.requests import INBOX
 from hls_pipeline.resources.metadata import MetadataResource
 from hls_pipeline.resources.s3 import ObjectStoreResource
 from hls_pipeline.sensors import launches
@@ -15,7 +16,7 @@ from hls_pipeline.uploads import Upload
 
 
 @dg.sensor(
-    name="inbox",
+    name=INBOX,
     job=ingest,
     minimum_interval_seconds=1,
     default_status=dg.DefaultSensorStatus.RUNNING,
@@ -28,7 +29,7 @@ def inbox(
     try:
         arrived, waiting = drops.receive(s3.object_store(), store, config, now)
         due = launches.to_launch(context.instance, store.ready_to_run(now), store, config, now)
-        requests = [launches.request(upload, store, config, now) for upload in due]
+        requests = launches.request(due, store, config, now)
     except PipelineError as error:
         return dg.SkipReason(str(error))
     if not requests:

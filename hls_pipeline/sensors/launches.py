@@ -1,4 +1,4 @@
-"""Which of the uploads that are due get a run now, and in which queue it waits.
+"""Which of the uploads that are due get a run now.
 
 An upload is due as long as nobody works on it, so also while its run waits for a worker: such an upload gets no second
 run. A run that has let its lease lapse in the middle has lost its worker; one whose message is nowhere is given up.
@@ -11,10 +11,10 @@ from datetime import datetime, timedelta
 
 import dagster as dg
 
-from hls_pipeline.assets.frame import UPLOAD_TAG
 from hls_pipeline.metadata_store import MetadataStore
-from hls_pipeline.queue import broker, leases
+from hls_pipeline.queue import broker, leases, requests
 from hls_pipeline.queue.instance import fail_lost_run
+from hls_pipeline.queue.requests import UPLOAD_TAG
 from hls_pipeline.settings import Settings
 from hls_pipeline.uploads import Upload
 
@@ -44,18 +44,12 @@ def to_launch(
     return tuple(upload for upload in due if upload.upload_id not in waiting)
 
 
-def request(upload: Upload, store: MetadataStore, config: Settings, now: datetime) -> dg.RunRequest:
-    """The upload's next run; small packages wait for no large one. Raises Outage."""
-    small = upload.drop.bytes <= config.light_bytes
-    return dg.RunRequest(
-        run_key=f"{upload.upload_id}:{store.request_run(upload.upload_id, now)}",
-        partition_key=upload.video_id,
-        tags={
-            UPLOAD_TAG: upload.upload_id,
-            broker.QUEUE_TAG: broker.LIGHT if small else broker.IPFS,
-            broker.BYTES_TAG: str(upload.drop.bytes),
-        },
-    )
+def request(due: Sequence[Upload], store: MetadataStore, config: Settings, now: datetime) -> list[dg.RunRequest]:
+    """The next run of each upload, but for those that the gateway is starting. Raises Outage."""
+    asked = [requests.next_run(upload, store, config, now) for upload in due]
+    return [
+        dg.RunRequest(run_key=run.key, partition_key=run.video_id, tags=run.tags) for run in asked if run is not None
+    ]
 
 
 def _unfinished(instance: dg.DagsterInstance, upload_ids: Sequence[str]) -> Sequence[dg.DagsterRun]:

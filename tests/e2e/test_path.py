@@ -10,8 +10,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+import requests
 
 from hls_pipeline.uploads import State
+from tests import services
 from tests.e2e.conftest import CORPUS, ENDS, SAMPLE, Pipeline, folder
 from tests.services import wait_until
 
@@ -154,6 +156,31 @@ def dagster_run(pipeline: Pipeline, upload_id: str) -> dict[str, object]:
             return dict(run)
         assert time.monotonic() < deadline, run["status"]
         time.sleep(0.2)
+
+
+def test_what_the_gateway_takes_in_gets_one_run_from_whoever_asks_first(pipeline: Pipeline) -> None:
+    """The gateway asks at once, the sensor within a second: Dagster gives a run of the sensor's a tick."""
+    addresses = pipeline.stack.addresses
+    uploads, ticks = [], []
+    for video_id in ("sent-1", "sent-2", "sent-3"):
+        sent = requests.post(
+            f"{addresses['gateway']}/v1/videos?video_id={video_id}",
+            files=[("files", (path, data)) for path, data in services.package(video_id).items()],
+            headers={"Authorization": f"Bearer {addresses['api_key']}"},
+            timeout=60,
+        )
+        assert sent.status_code == 202, sent.text
+        uploads.append(pipeline.wait(video_id, State.PUBLISHED, State.CLEARED))
+    query = """query ($tag: [ExecutionTag!]) { runsOrError(filter: {tags: $tag, pipelineName: "ingest"}) {
+        ... on Runs { results { tags { key value } } } } }"""
+    for upload in uploads:
+        answer = pipeline.graphql(query, tag=[{"key": "hls/upload_id", "value": upload.upload_id}])
+        (run,) = answer["runsOrError"]["results"]
+        tags = {tag["key"]: tag["value"] for tag in run["tags"]}
+        assert tags["dagster/run_key"] == f"{upload.upload_id}:1"
+        assert tags["dagster/sensor_name"] == "inbox"
+        ticks.append(tags.get("dagster/tick"))
+    assert None in ticks
 
 
 def test_a_folder_without_mark_starts_by_itself_once_it_is_quiet_and_complete(pipeline: Pipeline) -> None:

@@ -21,6 +21,7 @@ from dagster import DagsterInstance, DagsterRunStatus
 from dagster._core.test_utils import create_run_for_test
 
 from hls_pipeline import metadata_store, object_store, settings
+from hls_pipeline.dagster_client import DagsterClient
 from hls_pipeline.errors import ServiceError, UsageError
 from hls_pipeline.local import dagster_home, probes, seaweed
 from hls_pipeline.local.data_folder import settings_of
@@ -148,11 +149,8 @@ def test_a_part_that_is_killed_is_restarted_with_a_message(stack: RunningStack, 
 
 def repositories(stack: RunningStack) -> list[str]:
     """The code locations that the Dagster UI has loaded."""
-    answer = probes.graphql(
-        stack.addresses["dagster"],
-        "{repositoriesOrError {... on RepositoryConnection {nodes {location {name}}}}}",
-    )
-    nodes = answer["repositoriesOrError"].get("nodes", []) if answer else []
+    query = "{repositoriesOrError {... on RepositoryConnection {nodes {location {name}}}}}"
+    nodes = DagsterClient(stack.addresses["dagster"]).ask(query)["repositoriesOrError"].get("nodes", [])
     return [node["location"]["name"] for node in nodes]
 
 

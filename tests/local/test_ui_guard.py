@@ -18,6 +18,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from hls_pipeline.dagster_client import LOCATION
 from hls_pipeline.local import dagster_home, probes
 from hls_pipeline.local.data_folder import DataFolder
 from tests.stack_fixture import wait_until
@@ -62,7 +63,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     workspace = dagster_home.write(folder / "dagster", ports["code_server"])
     code = ("dagster", "api", "grpc", "-f", str(folder / "nothing.py"), "-h", "127.0.0.1")
     commands = (
-        (*code, "-p", str(ports["code_server"]), "--location-name", dagster_home.LOCATION),
+        (*code, "-p", str(ports["code_server"]), "--location-name", LOCATION),
         (
             "hls_pipeline.cli",
             "ui",

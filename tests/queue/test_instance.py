@@ -16,6 +16,7 @@ from dagster import DagsterInstance, DagsterRunStatus
 from dagster._core.test_utils import create_run_for_test
 from dagster._daemon import sensor
 
+from hls_pipeline.dagster_client import LOCATION
 from hls_pipeline.errors import Outage, UsageError
 from hls_pipeline.local import dagster_home
 from hls_pipeline.local.data_folder import DataFolder
@@ -46,9 +47,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @contextmanager
 def code_server(folder: Path, port: int) -> Iterator[None]:
     command = ("dagster", "api", "grpc", "-f", str(folder / "sleeping.py"), "-h", "127.0.0.1", "-p", str(port))
-    process = subprocess.Popen(
-        [sys.executable, "-m", *command, "--location-name", dagster_home.LOCATION], start_new_session=True
-    )
+    process = subprocess.Popen([sys.executable, "-m", *command, "--location-name", LOCATION], start_new_session=True)
     try:
         yield
     finally:
