@@ -8,7 +8,7 @@ decided in `uploads.judge`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -23,9 +23,14 @@ from hls_pipeline.settings import Settings
 from hls_pipeline.uploads import Drop, DropObject, Folder, TakenIn, Upload, folder_of, judge
 
 
-def folders(objects: ObjectStore, bucket: str) -> Iterator[Folder]:
-    """Every folder in the inbox that has something in it, as it is now."""
-    for name, listing in groupby(objects.listing(bucket), key=lambda item: item.key.partition("/")[0]):
+def folders(objects: ObjectStore, bucket: str, names: Collection[str] | None = None) -> Iterator[Folder]:
+    """Every folder in the inbox that has something in it, as it is now; with `names` only those."""
+    listed: Iterable[tuple[str, Iterable[DropObject]]]
+    if names is None:
+        listed = groupby(objects.listing(bucket), key=lambda item: item.key.partition("/")[0])
+    else:
+        listed = ((name, objects.listing(bucket, keys.inbox(name))) for name in sorted(names))
+    for name, listing in listed:
         inside = [item for item in listing if "/" in item.key]
         if inside:
             yield folder_of(name, bucket, inside)
@@ -36,12 +41,12 @@ def folder(objects: ObjectStore, bucket: str, video_id: str) -> Folder:
 
 
 def receive(
-    objects: ObjectStore, store: MetadataStore, settings: Settings, now: datetime
+    objects: ObjectStore, store: MetadataStore, settings: Settings, now: datetime, names: Collection[str] | None = None
 ) -> tuple[list[Upload], list[str]]:
-    """Freezes every folder that is due, and says of the others why they wait."""
+    """Freezes every folder that is due, and says of the others why they wait; with `names`, of those folders alone."""
     quiet = timedelta(seconds=settings.inbox_quiet_seconds)
     arrived, waiting = [], []
-    for folder in folders(objects, settings.s3_inbox):
+    for folder in folders(objects, settings.s3_inbox, names):
         if not keys.is_video_id(folder.video_id):
             _refuse_name(objects, settings.s3_inbox, folder)
             waiting.append(f"{folder.video_id!r}: no video id")

@@ -112,6 +112,14 @@ class Settings(BaseSettings):
     )
     sqs_region: str = Field("us-east-1", description="region of an sqs:// broker")
     queue_prefix: str = Field("", pattern="^[A-Za-z0-9_-]{0,40}$", description="start of every queue's name")
+    s3_events_url: SecretStr | None = Field(
+        None,
+        description="queue that S3 sends notifications of the inbox to: an SQS queue's address (https://…), or "
+        "amqp://…/VHOST?queue=NAME; empty: the whole inbox is listed each second",
+    )
+    inbox_look_seconds: float = Field(
+        30, gt=0, description="with such notifications, the whole inbox is listed only this often"
+    )
     light_bytes: int = Field(64 << 20, ge=0, description="packages up to this size wait in queue light, others in ipfs")
     worker_bytes: int = Field(
         8 << 30, ge=0, description="packages of queue ipfs at work at once in one worker; a larger one works alone"
