@@ -44,6 +44,7 @@ def test_in_mode_external_the_key_goes_to_its_own_bucket_and_playlists_name_the_
     assert KEY not in everything_in(external, MEDIA)
     assert not external.on_ipfs(KEY)
     named = b'URI="https://keys.example/guarded/secret/one.key"'
+    assert not (upload.facts or {})["unprotected"]
     assert named in external.from_gateway(f"{upload.root}/index.m3u8")
     assert named in external.from_gateway(f"{upload.record}/ipfs/index.m3u8")
     assert named in external.read("guarded/r1/s3/index.m3u8")
@@ -60,3 +61,4 @@ def test_in_mode_publish_the_key_is_published_and_the_report_says_that_nothing_i
     assert upload.state is State.PUBLISHED
     assert world.from_gateway(f"{upload.root}/secret/one.key") == bytes(range(16))
     assert "KEY_IN_PACKAGE" in [warning["code"] for warning in (upload.report or {})["warnings"]]
+    assert (upload.facts or {})["unprotected"]

@@ -126,6 +126,7 @@ def _summary(package: Package) -> Text:
         ", ".join(facts["containers"]),
         ", ".join(f"{v['width']}×{v['height']}" for v in facts["variants"] if v["width"] and not v["iframes"]),
         "encrypted: " + ", ".join(facts["encryption"]) if facts["encryption"] else "",
+        "unprotected: its keys are published" if facts["unprotected"] else "",
     ]
     return Text("  " + " · ".join(part for part in parts if part), style="dim")
 

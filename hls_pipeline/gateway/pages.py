@@ -180,6 +180,8 @@ def _facts(upload: Upload, about: Mapping[str, Any]) -> list[tuple[str, str]]:
     shown = [("Revision", f"r{upload.revision}" if upload.revision else "none yet")]
     if isinstance(facts.get("duration"), int | float):
         shown.append(("Duration", duration(facts["duration"])))
+    if facts.get("unprotected"):
+        shown.append(("Protection", "none: its keys are published"))
     shown.append(("Size", size(upload.size if upload.size is not None else upload.drop.bytes)))
     shown.append(("Files", f"{len(upload.drop.objects):,}"))
     if (off := about["estimate_off_seconds"]) is not None:

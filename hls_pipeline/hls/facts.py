@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hls_pipeline.hls.content_types import extension
-from hls_pipeline.hls.model import Playlist, Variant
+from hls_pipeline.hls.model import Playlist, Reference, Variant
 
 _CONTAINERS = {
     ".ts": "mpegts", ".m2ts": "mpegts", ".aac": "packed audio", ".mp3": "packed audio", ".ac3": "packed audio",
@@ -16,7 +16,8 @@ _CONTAINERS = {
 
 
 def media_facts(root: str, playlists: Mapping[str, Playlist]) -> dict[str, Any]:
-    """Duration in seconds (of the longest variant), variants, renditions, container, encryption."""
+    """Duration in seconds (of the longest variant), variants, renditions, container, encryption; `unprotected` where
+    that is for show because the keys are published."""
     top = playlists[root]
     media = [playlist for playlist in playlists.values() if playlist.kind != "multivariant"]
     main = [known for v in top.variants if not v.iframes and (known := playlists.get(v.reference.target or ""))]
@@ -27,6 +28,7 @@ def media_facts(root: str, playlists: Mapping[str, Playlist]) -> dict[str, Any]:
         "segments": sum(len(playlist.segments) for playlist in media),
         "containers": sorted({container(playlist) for playlist in media}),
         "encryption": sorted({m for playlist in media for m in _methods(playlist)}),
+        "unprotected": any(_is_open(reference) for p in playlists.values() for reference in p.references),
         "variants": [_variant(variant, playlists) for variant in top.variants],
         "renditions": [_rendition(rendition) for rendition in top.renditions],
         "playlists": {path: _playlist(playlist) for path, playlist in playlists.items()},
@@ -45,6 +47,12 @@ def _methods(playlist: Playlist) -> set[str]:
     return {reference.cipher for reference in playlist.references if reference.cipher} | (
         {"DRM"} if any(reference.kind == "drm" for reference in playlist.references) else set()
     )
+
+
+def _is_open(key: Reference) -> bool:
+    """Whether this is a clear key that anyone can have: a file of the package, or the key itself in its URI."""
+    here = key.target is not None or key.uri[:5].lower() == "data:"
+    return key.kind == "key" and key.replacement is None and here
 
 
 def _playlist(playlist: Playlist) -> dict[str, Any]:
