@@ -39,8 +39,8 @@ _Steps: TypeAlias = "Iterator[_Steps]"
 class _Read:
     playlist: Playlist | None
     findings: Findings
-    imports: bool
-    """Whether it takes variables from its parent, and so reads differently under another one."""
+    imports: Mapping[str, str] | None
+    """What its parent defined; None if it takes no variables from there and reads the same under every one."""
 
 
 class Library:
@@ -80,7 +80,7 @@ class Library:
 
     def playlist(self, path: str, imports: Mapping[str, str] | None = None) -> _Read:
         known = self._read.get(path)
-        if known is not None and not (known.imports and imports):
+        if known is not None and (known.imports is None or not imports or imports == known.imports):
             return known
         if path not in self._data:
             self._data[path] = self._playlist_bytes(path)
@@ -92,7 +92,7 @@ class Library:
         if self._references > 5 * self.policy.limits.references:
             findings.add("HLS_TOO_LARGE", path, None, "the playlists of the package have too many references")
             playlist = None
-        self._read[path] = _Read(playlist, findings, b"IMPORT=" in data)
+        self._read[path] = _Read(playlist, findings, (imports or {}) if b"IMPORT=" in data else None)
         return self._read[path]
 
     def _playlist_bytes(self, path: str) -> bytes:
