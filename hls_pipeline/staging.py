@@ -145,6 +145,17 @@ def _keep_private_keys(upload: Upload, objects: ObjectStore, settings: Settings)
             objects.copy(source, target, etag=item.etag, size=item.size, kind="application/octet-stream")
 
 
+def keeps_keys(upload: Upload, package: Package, current: Upload, objects: ObjectStore, settings: Settings) -> bool:
+    """Whether the private keys of the package are those of the `current` revision; its root says nothing of them."""
+    if not package.keys:
+        return True
+    assert settings.s3_keys and current.revision is not None
+    prefix = keys.revision(upload.video_id, current.revision)
+    there = {item.key: item.etag for item in objects.listing(settings.s3_keys, prefix)}
+    sent = {upload.drop.path(item): item.etag for item in upload.drop.objects}
+    return all(there.get(prefix + file.path) == sent[file.path] for file in package.keys)
+
+
 def _keep_unreferenced(
     upload: Upload, files: Iterable[InventoryFile], objects: ObjectStore, settings: Settings
 ) -> None:

@@ -82,7 +82,8 @@ def _judge(upload: Upload, lease: Lease, objects: ObjectStore, store: MetadataSt
     directory = build_directory({file.path: contents.nodes[file.path] for file in files}, profile)
     metadata = dict(package.metadata)
     upload = replace(upload, root=str(directory.root.cid), metadata=metadata)
-    if (current := store.current_upload(upload.video_id)) and _is_same(upload, current):
+    current = store.current_upload(upload.video_id)
+    if current and _is_same(upload, current) and staging.keeps_keys(upload, package, current, objects, settings):
         staging.keep_changed_extras(upload, package.unreferenced, current.revision or 0, objects, settings)
         store.unchanged(lease, clock.now())
         drops.take_out(objects, upload.drop)

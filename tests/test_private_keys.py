@@ -26,6 +26,11 @@ def everything_in(world: World, bucket: str) -> bytes:
     return b"\0".join(world.objects.read_all(bucket, item.key) for item in world.objects.listing(bucket))
 
 
+def with_key_service(world: World, bucket: str) -> World:
+    world.objects._client.create_bucket(Bucket=bucket)
+    return world.having(keys="external", s3_keys=bucket, key_service_url=SERVICE)
+
+
 def test_a_package_with_a_clear_key_is_refused_by_default_and_its_key_stays_in_the_inbox(world: World) -> None:
     upload = world.walk(world.drop("plain", encrypted_package()))
     assert upload.state is State.REJECTED
@@ -36,8 +41,7 @@ def test_a_package_with_a_clear_key_is_refused_by_default_and_its_key_stays_in_t
 
 
 def test_in_mode_external_the_key_goes_to_its_own_bucket_and_playlists_name_the_service(world: World) -> None:
-    world.objects._client.create_bucket(Bucket="keys")
-    external = world.having(keys="external", s3_keys="keys", key_service_url=SERVICE)
+    external = with_key_service(world, "keys")
     upload = external.publish_package("guarded", encrypted_package())
     assert upload.state is State.PUBLISHED
     assert external.objects.read_all("keys", "guarded/r1/secret/one.key") == KEY
@@ -49,6 +53,16 @@ def test_in_mode_external_the_key_goes_to_its_own_bucket_and_playlists_name_the_
     assert named in external.from_gateway(f"{upload.record}/ipfs/index.m3u8")
     assert named in external.read("guarded/r1/s3/index.m3u8")
     assert not external.inbox()
+
+
+def test_another_key_for_the_same_segments_is_another_revision(world: World) -> None:
+    """The root is the same, so the corrected key was taken for nothing new, and removed with the drop."""
+    external = with_key_service(world, "other-keys")
+    external.publish_package("corrected", encrypted_package(bytes(16)))
+    assert external.walk(external.drop("corrected", encrypted_package(bytes(16)))).state is State.UNCHANGED
+    upload = external.publish_package("corrected", encrypted_package())
+    assert (upload.state, upload.revision) == (State.PUBLISHED, 2)
+    assert external.objects.read_all("other-keys", "corrected/r2/secret/one.key") == KEY
 
 
 def test_mode_external_without_a_bucket_or_a_service_is_a_usage_error() -> None:
