@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 import sqlalchemy as sa
 
 from hls_pipeline import clock, keys, rehydration, staging, tables, work
-from hls_pipeline.errors import Conflict, Corruption, ProofMissing
+from hls_pipeline.errors import Conflict, Corruption, ProofMissing, UsageError
 from hls_pipeline.ipfs import reading
 from hls_pipeline.ipfs.cid import Cid
 from hls_pipeline.ipfs.kubo import Kubo
@@ -133,7 +133,9 @@ def begin(
     with work.holding(upload, holder, store, settings) as lease:
         known = next((one for one in store.uploads_of(upload.video_id) if one.upload_id == drop.upload_id), None)
         if known is None:
-            known = _enter(drop, _examined(upload, objects, nodes, store, settings), lease, store)
+            found = _examined(upload, objects, nodes, store, settings)
+            _copy_private_keys(upload, found.columns["revision"], objects, settings)
+            known = _enter(drop, found, lease, store)
         elif known.state is State.FAILED:
             known = store.resume(known.upload_id, clock.now())
         if known.state in IN_WORK:
@@ -152,6 +154,19 @@ def _drop(upload: Upload, settings: Settings) -> Drop:
     whole = DropObject(prefix, settings.ipfs_profile, upload.size or 0, upload.created_at)
     private = (replace(item, key=prefix + path) for path, item in upload.private_keys.items())
     return Drop(upload.video_id, settings.s3_media, prefix, (whole, *private), None)
+
+
+def _copy_private_keys(upload: Upload, number: int, objects: ObjectStore, settings: Settings) -> None:
+    """A key service looks for the keys of the current revision. Raises UsageError where nobody says where they are."""
+    if not upload.private_keys:
+        return
+    bucket = settings.s3_keys
+    if bucket is None:
+        raise UsageError(f"video {upload.video_id} has private keys: HLS_S3_KEYS must name their bucket")
+    before, after = keys.revision(upload.video_id, upload.revision or 0), keys.revision(upload.video_id, number)
+    for item in objects.listing(bucket, before):
+        target = (bucket, after + item.key.removeprefix(before))
+        objects.copy((bucket, item.key), target, etag=item.etag, size=item.size, kind="application/octet-stream")
 
 
 @dataclass(frozen=True)

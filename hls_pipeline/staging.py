@@ -137,9 +137,9 @@ def _keep_private_keys(upload: Upload, objects: ObjectStore, settings: Settings)
         return
     assert settings.s3_keys and upload.revision is not None
     prefix = keys.revision(upload.video_id, upload.revision)
-    there = {item.key for item in objects.listing(settings.s3_keys, prefix)}
+    there = {item.key: item.etag for item in objects.listing(settings.s3_keys, prefix)}
     for path, item in private.items():
-        if prefix + path not in there:
+        if there.get(prefix + path) != item.etag:
             target = (settings.s3_keys, prefix + path)
             source = (upload.drop.bucket, item.key)
             objects.copy(source, target, etag=item.etag, size=item.size, kind="application/octet-stream")

@@ -133,6 +133,7 @@ def test_a_video_whose_keys_a_service_has_still_names_them(world: World) -> None
     world.having(**settings).publish_package("v", guarded)
     made = by_hand(world.having(**settings, ipfs_profile=OTHER), "v")
     assert made.revision == 2
+    assert world.objects.read_all("inbox", "v/r2/one.key") == bytes(range(16)), "where the service looks"
     assert b'URI="https://keys.example/v/one.key"' in world.from_gateway(f"{made.root}/index.m3u8")
     assert b'URI="one.key"' in b"".join(world.nodes[0].read(f"{made.record}/original/index.m3u8"))
 
