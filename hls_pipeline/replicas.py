@@ -22,7 +22,7 @@ from hls_pipeline.errors import Outage, ProofMissing, ServiceError, ServiceRefus
 from hls_pipeline.ipfs.car import Block
 from hls_pipeline.ipfs.cid import Cid
 from hls_pipeline.ipfs.kubo import Kubo
-from hls_pipeline.ipfs.proof import Level, Receipt, confirm
+from hls_pipeline.ipfs.proof import Level, Receipt, accepted, confirm
 from hls_pipeline.ipfs.unixfs import Directory, Extent, Profile, build_directory
 from hls_pipeline.metadata_store import InventoryFile
 from hls_pipeline.revisions import Revision, hash_bytes, node
@@ -33,6 +33,10 @@ _T = TypeVar("_T")
 
 GRACE_SECONDS = 5.0
 """What the other nodes get when the quorum is reached, unless the settings say otherwise."""
+LATE_SECONDS = 60.0
+"""How long a node that was given up gets no grace."""
+_AHEAD = 16 << 20
+"""Bytes of files that are read from S3 while others are sent, for one node."""
 
 
 @functools.cache
@@ -82,12 +86,14 @@ def attempt(
     """`work` on every node at once. Once `quorum` different nodes (by peer id) have done it, the others get `grace`
     more seconds and are then given up: whatever they still do for us ends with its next call or block.
 
+    A node that was given up gets no grace for a minute: one that is silent would cost it at every step.
+
     When fewer than `quorum` did it, raises ServiceRefused if so many refuse that trying again cannot help, Outage if
     all that failed were down, else ProofMissing; each names every node's reason. Anything but a ServiceError passes at
     once, since it concerns us and not the node.
     """
     over = threading.Event()
-    tries = {_start(partial(_receipts, work, kubo.until(over))): kubo.name for kubo in nodes}
+    tries = {_start(partial(_receipts, work, kubo.until(over))): kubo for kubo in nodes}
     receipts: list[ReceiptJson] = []
     failed: dict[str, ServiceError] = {}
     waiting, end = set(tries), None
@@ -98,14 +104,16 @@ def attempt(
                 try:
                     receipts += each.result()
                 except ServiceError as error:
-                    failed[tries[each]] = error
+                    failed[tries[each].name] = error
             if end is None and _peers(receipts) >= quorum:
-                end = monotonic() + grace
+                end = monotonic() + (grace if any(tries[each].late < monotonic() for each in waiting) else 0)
     finally:
         over.set()
     if _peers(receipts) < quorum:
         raise _no_quorum(quorum, len(nodes), list(failed.values()))
-    slow = {tries[each]: f"not done {grace:g} s after the quorum was" for each in waiting}
+    for each in waiting:
+        tries[each].late = monotonic() + LATE_SECONDS
+    slow = {tries[each].name: f"not done {grace:g} s after the quorum was" for each in waiting}
     return Outcome(tuple(receipts), {name: str(error) for name, error in failed.items()} | slow)
 
 
@@ -153,12 +161,12 @@ def publish(
     """All of a revision's directory on one node, pinned and complete. `again` sends every block, whatever the node
     says that it has: it does not look whether their bytes are still the right ones (Kubo's `block/stat`, `dag/stat`).
     """
-    root = revision.directory.root.cid
+    root, sent = revision.directory.root.cid, list[Receipt]()
     if again or kubo.pinned(root) is None:
-        _send(kubo, revision, streams, again=again)
+        sent.append(accepted(kubo, root, _send(kubo, revision, streams, again=again), clock.now()))
         kubo.pin(root, f"{revision.upload.video_id} r{revision.upload.revision}", expected.bytes)
     try:
-        return confirm(kubo, root, expected, clock.now())
+        return (*sent, *confirm(kubo, root, expected, clock.now()))
     except ProofMissing:
         if again:
             raise
@@ -166,19 +174,20 @@ def publish(
         return publish(kubo, revision, expected, streams=streams, again=True)
 
 
-def _send(kubo: Kubo, revision: Revision, streams: int, *, again: bool) -> None:
-    """Files first, in several streams, then the directories that name them."""
+def _send(kubo: Kubo, revision: Revision, streams: int, *, again: bool) -> Extent:
+    """Files first, in several streams, then the directories that name them. Answers what the node counted of it."""
     files = list({file.cid: file for file in revision.files}.values())
     if not again:
         parts = [files[start::streams] for start in range(streams)]
         files = [*chain(*_all(partial(_lacking, kubo, part) for part in parts))]
     shares = [share for share in _shares(files, streams) if share]
-    _all(partial(_import, kubo, revision, share) for share in shares)
-    kubo.import_blocks(revision.directory.blocks)
+    taken = _all(partial(_import, kubo, revision, share, _AHEAD // streams) for share in shares)
+    taken.append(kubo.import_blocks(revision.directory.blocks))
+    return Extent(sum(each.blocks for each in taken), sum(each.bytes for each in taken))
 
 
-def _import(kubo: Kubo, revision: Revision, files: Iterable[InventoryFile]) -> Extent:
-    return kubo.import_blocks(revision.blocks(files))
+def _import(kubo: Kubo, revision: Revision, files: Iterable[InventoryFile], ahead: int) -> Extent:
+    return kubo.import_blocks(revision.blocks(files, ahead))
 
 
 def _lacking(kubo: Kubo, files: Iterable[InventoryFile]) -> list[InventoryFile]:
@@ -230,9 +239,9 @@ class SmallDirectory:
 def publish_small(kubo: Kubo, small: SmallDirectory, name: str) -> tuple[Receipt, ...]:
     """A small directory on one node, pinned and complete."""
     root = small.directory.root.cid
-    kubo.import_blocks(small.blocks)
+    sent = accepted(kubo, root, kubo.import_blocks(small.blocks), clock.now())
     kubo.pin(root, name, small.extent.bytes)
-    return confirm(kubo, root, small.extent, clock.now())
+    return (sent, *confirm(kubo, root, small.extent, clock.now()))
 
 
 def read_back(kubo: Kubo, root: str, expected: Extent | None = None, sample: int = 0) -> tuple[Receipt, ...]:

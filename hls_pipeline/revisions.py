@@ -6,9 +6,11 @@ original and a step can be repeated at any time. Nothing here changes anything.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 from hls_pipeline.errors import Corruption
 from hls_pipeline.hls.model import Playlist, SideFile
@@ -21,6 +23,9 @@ from hls_pipeline.ipfs.unixfs import PROFILES, Directory, FileBuilder, Node, Pro
 from hls_pipeline.metadata_store import InventoryFile
 from hls_pipeline.object_store import ObjectStore
 from hls_pipeline.uploads import ACCEPTED_UNDER, Upload
+
+_READERS = 4
+"""Files that are read ahead at once, in one stream of blocks."""
 
 
 def node(file: InventoryFile) -> Node:
@@ -85,17 +90,36 @@ class Revision:
         for path in self.package.rewrite_order:
             yield self.package.playlists.get(path) or self.package.side_files[path]
 
-    def blocks(self, files: Iterable[InventoryFile]) -> Iterator[Block]:
-        """The blocks of `files` as published, read from S3 and hashed on the way. Raises Corruption when the bytes are
-        not those that were staged."""
-        for file in files:
+    def blocks(self, files: Iterable[InventoryFile], ahead: int = 0) -> Iterator[Block]:
+        """The blocks of `files` as published, read from S3 and hashed on the way. Up to `ahead` bytes of the next files
+        are being read meanwhile. Raises Corruption when the bytes are not those that were staged."""
+        for file, pieces in self._begun(files, ahead):
             builder = FileBuilder(self.profile)
-            for piece in self._published(file):
+            for piece in pieces():
                 yield from builder.feed(piece)
             made, rest = builder.finish()
             yield from rest
             if str(made.cid) != file.cid:
                 raise Corruption(f"{file.path}: S3 gives other bytes than were staged ({made.cid}, not {file.cid})")
+
+    def _begun(
+        self, files: Iterable[InventoryFile], ahead: int
+    ) -> Iterator[tuple[InventoryFile, Callable[[], Iterable[bytes]]]]:
+        """Each file and what gives its bytes. Asking S3 takes as long as getting a segment: several are asked for at
+        once. A file larger than all of `ahead` is read piece by piece, when its turn comes."""
+        waiting, size = deque[tuple[InventoryFile, Callable[[], Iterable[bytes]]]](), 0
+        pool = ThreadPoolExecutor(_READERS, "s3-ahead")
+        try:
+            for file in files:
+                while waiting and size + file.size > ahead:
+                    yield waiting[0]
+                    size -= waiting.popleft()[0].size
+                read = partial(self._published, file)
+                waiting.append((file, pool.submit(list, read()).result if file.size <= ahead else read))
+                size += file.size
+            yield from waiting
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _published(self, file: InventoryFile) -> Iterable[bytes]:
         document = self.package.playlists.get(file.path) or self.package.side_files.get(file.path)

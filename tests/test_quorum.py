@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -109,6 +110,24 @@ def test_what_a_node_still_does_after_it_was_given_up_ends_with_its_next_call(
     assert len(ended) == 1
     assert "given up" in str(ended[0])
     assert slow.version(), "the node itself is as good as ever"
+
+
+def test_a_node_that_was_given_up_gets_no_grace_at_the_next_step(
+    ipfs_node: EmbeddedNode, second_ipfs_node: EmbeddedNode
+) -> None:
+    slow, quick = (Kubo(f"http://{node.rpc}", f"http://{node.gateway}") for node in (ipfs_node, second_ipfs_node))
+    done = threading.Event()
+
+    def work(kubo: Kubo) -> list[Receipt]:
+        if kubo.name == slow.name:
+            done.wait(5)
+        return [receipt(kubo)]
+
+    for grace in (0.1, 3600):
+        assert replicas.attempt((slow, quick), 1, work, grace).behind.keys() == {slow.name}
+    done.set()
+    slow.late = 0
+    assert replicas.attempt((slow, quick), 1, work, 3600).behind == {}
 
 
 def test_one_node_under_two_addresses_does_not_reach_a_quorum_of_two(ipfs_node: EmbeddedNode) -> None:

@@ -60,6 +60,8 @@ def test_a_published_directory_is_pinned_complete_and_can_be_read_back(node: Kub
     receipts = [replicas.to_json(receipt) for receipt in send(small, node)]
     assert replicas.proven(receipts, root) == {node.peer_id()}
     assert replicas.proven(receipts, root, Level.READ_BACK) == frozenset()
+    assert [item["level"] for item in receipts] == ["accepted", "pinned", "complete"]
+    assert receipts[0]["answered"] == f"{small.extent.blocks} blocks of {small.extent.bytes} bytes"
     back = [replicas.to_json(receipt) for receipt in replicas.read_back(node, root)]
     assert replicas.proven(back, root, Level.READ_BACK) == {node.peer_id()}
     assert b"".join(node.read(f"{root}/b/c.bin"))[:4] == bytes(4)

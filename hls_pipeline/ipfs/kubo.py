@@ -80,6 +80,8 @@ class Kubo:
         self._connect, self._stall = connect_seconds, stall_seconds
         self._control = Control(rpc_url, self._headers, self._limits(_CONTROL_SECONDS))
         self._over = threading.Event()
+        self.late = 0.0
+        """Until then (monotonic seconds) nobody waits for it who has what he needs from others."""
 
     def __repr__(self) -> str:
         return f"Kubo({self.name})"

@@ -133,15 +133,6 @@ def _children(cid: Cid, block: bytes) -> tuple[list[Cid], list[int]]:
     return [link.cid for link in below], [max(link.tsize, 1) for link in below]
 
 
-def holders(receipts: Iterable[Receipt], root: Cid, level: Level) -> frozenset[str]:
-    """Peer ids of the nodes that proved at least `level` of `root`: one node under two addresses counts once."""
-    return frozenset(receipt.peer_id for receipt in receipts if receipt.root == str(root) and receipt.level >= level)
-
-
-def has_quorum(receipts: Iterable[Receipt], root: Cid, level: Level, quorum: int) -> bool:
-    return len(holders(receipts, root, level)) >= quorum
-
-
 def _receipts(node: Kubo, root: Cid, now: datetime, found: Iterable[tuple[Level, str, str]]) -> tuple[Receipt, ...]:
     version, peer_id = node.version(), node.peer_id()
     return tuple(
