@@ -8,6 +8,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
@@ -20,6 +21,24 @@ from tests import services
 from tests.local import ipfs_node_fixture
 from tests.local.ipfs_node_fixture import EmbeddedNode
 from tests.services import CopiesOf, Postgres, World
+
+MET = pytest.StashKey[set[str]]()
+"""Which IPFS nodes were there to be tested, and their versions: the log says so, whichever process met them."""
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["met"] = sorted(session.config.stash.get(MET, set()))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    node.config.stash.setdefault(MET, set()).update(getattr(node, "workeroutput", {}).get("met", ()))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for line in sorted(config.stash.get(MET, set())):
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

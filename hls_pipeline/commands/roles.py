@@ -78,8 +78,11 @@ def ipfs_node(
         str, typer.Option(help="HOST:PORT of the RPC; it has no password, keep it on loopback.")
     ] = "127.0.0.1:5001",
     gateway: Annotated[str, typer.Option(help="HOST:PORT of the gateway.")] = "127.0.0.1:8080",
+    gc_grace: Annotated[
+        float, typer.Option(min=0, help="Seconds for which garbage collection spares blocks that nobody pinned yet.")
+    ] = 0,
 ) -> None:
     """Run the embedded IPFS node: a verified, durable store of blocks that talks to no peers."""
     from hls_pipeline.local.ipfs_node import run
 
-    run(repo, rpc, gateway)
+    run(repo, rpc, gateway, gc_grace)

@@ -51,6 +51,8 @@ class Cid:
             cid = cls.from_bytes(_multibase_decode(text))
             if cid.version == 0:
                 raise ValueError("a version 0 content id takes no multibase prefix")
+            if _multibase_encode(text[0], bytes(cid)) != text:
+                raise ValueError("not as it is written")
         except (ValueError, Corruption) as error:
             raise UserError(f"{text[:80]!r} is no content id that we read: {error}") from error
         return cid
@@ -77,7 +79,7 @@ class Cid:
     def __str__(self) -> str:
         if self.version == 0:
             return _base58_encode(bytes(self))
-        return "b" + base64.b32encode(bytes(self)).decode("ascii").rstrip("=").lower()
+        return _multibase_encode("b", bytes(self))
 
 
 NO_ROOT = Cid(1, RAW, b"", IDENTITY)
@@ -151,6 +153,15 @@ def _multibase_decode(text: str) -> bytes:
     if prefix == "z":
         return _base58_decode(body)
     raise ValueError("unknown multibase prefix")
+
+
+def _multibase_encode(prefix: str, data: bytes) -> str:
+    """The one text of these bytes: Python's decoders read over blanks and unused bits."""
+    if prefix == "f":
+        return f"f{data.hex()}"
+    if prefix == "z":
+        return f"z{_base58_encode(data)}"
+    return "b" + base64.b32encode(data).decode("ascii").rstrip("=").lower()
 
 
 def _base58_encode(data: bytes) -> str:

@@ -33,7 +33,7 @@ class IpfsNode:
     gateway_url: str
     process: subprocess.Popen[bytes]
 
-    def client(self, stall_seconds: float = 20) -> Kubo:
+    def client(self, stall_seconds: float = 60) -> Kubo:
         return Kubo(self.rpc_url, self.gateway_url, stall_seconds=stall_seconds)
 
     def block_file(self, data: bytes) -> Path:

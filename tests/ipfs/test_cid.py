@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,6 +67,10 @@ def test_version_0_is_read_and_written_in_base58() -> None:
         "b" + "a" * 100_000,
         HELLO + "\n",
         "../" + HELLO,
+        # other spellings of the same bytes
+        "f" + " ".join(re.findall("..", bytes(Cid.parse(HELLO)).hex())),
+        "f" + bytes(Cid.parse(HELLO)).hex().upper(),
+        HELLO[:-1] + chr(ord(HELLO[-1]) + 1),
         # sha2-512, blake3 and a SHA-256 that says it has 20 bytes
         "f0155" + "1340" + "00" * 64,
         "f0155" + "1e20" + "00" * 32,
