@@ -20,7 +20,8 @@ CONTENT_TYPES = {
     ".key": DEFAULT_TYPE, ".bin": DEFAULT_TYPE, ".init": "video/mp4",
     ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png", ".webp": "image/webp", ".gif": "image/gif",
     ".avif": "image/avif", ".heic": "image/heic",
-    ".txt": "text/plain; charset=utf-8", ".ttml": "application/ttml+xml", ".imsc": "application/ttml+xml", ".dfxp": "application/ttml+xml",
+    ".ttml": "application/ttml+xml", ".imsc": "application/ttml+xml", ".dfxp": "application/ttml+xml",
+    ".txt": "text/plain; charset=utf-8",
 }  # fmt: skip
 
 FORBIDDEN = frozenset({
