@@ -6,7 +6,10 @@ After draft-ietf-httpapi-idempotency-key-header-07.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 
 from fastapi import Request
@@ -18,9 +21,15 @@ from hls_pipeline.errors import PipelineError
 from hls_pipeline.gateway import problems
 from hls_pipeline.gateway.access import Caller
 from hls_pipeline.gateway.problems import Refused
+from hls_pipeline.gateway.records import Records, Remembered
 from hls_pipeline.gateway.services import Services
 
 _FINAL = frozenset({200, 201, 202, 422})
+_REPEATED = ("Location", "Upload-Id")
+"""Headers that belong to an answer; all others belong to its sending."""
+_BEAT_SECONDS = 10
+_STALE = timedelta(seconds=6 * _BEAT_SECONDS)
+"""A request that was not heard of for so long died with its gateway: the next with its key is the first again."""
 
 
 def fingerprint(request: Request) -> str:
@@ -43,8 +52,7 @@ async def once(
         raise Refused(400, "bad_request", "Idempotency-Key has characters that cannot be seen")
     assert caller.key_id is not None
     records, owner = services.records, caller.key_id
-    stale = timedelta(seconds=services.settings.upload_seconds)
-    first = await run_in_threadpool(records.begin, owner, key, asked, clock.now(), stale)
+    first = await run_in_threadpool(records.begin, owner, key, asked, clock.now(), _STALE)
     if first is not None:
         if first.request != asked:
             raise Refused(422, "idempotency_mismatch", "this Idempotency-Key belongs to another request")
@@ -52,19 +60,48 @@ async def once(
             raise Refused(
                 409, "idempotency_in_progress", "the first request with this key is under way", {"Retry-After": "2"}
             )
-        kind = problems.MEDIA_TYPE if first.status >= 400 else "application/json"
-        return Response(first.body, first.status, {"Idempotency-Replayed": "true"}, media_type=kind)
+        return _again(first)
     kept = False
     try:
-        try:
-            answer = await work()
-        except PipelineError as error:
-            if problems.status_of(error) not in _FINAL:
-                raise
-            answer = problems.answer(error)
-        await run_in_threadpool(records.remember, owner, key, answer.status_code, bytes(answer.body).decode())
+        async with _under_way(records, owner, key):
+            try:
+                answer = await work()
+            except PipelineError as error:
+                if problems.status_of(error) not in _FINAL:
+                    raise
+                answer = problems.answer(error)
+        await run_in_threadpool(records.remember, owner, key, answer.status_code, _packed(answer))
         kept = True
         return answer
     finally:
         if not kept:
             await run_in_threadpool(records.forget, owner, key)
+
+
+@asynccontextmanager
+async def _under_way(records: Records, owner: str, key: str) -> AsyncIterator[None]:
+    """Lets others know that the request is still being worked on."""
+
+    async def beat() -> None:
+        while True:
+            await asyncio.sleep(_BEAT_SECONDS)
+            with suppress(PipelineError):
+                await run_in_threadpool(records.still_under_way, owner, key, clock.now())
+
+    beating = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        beating.cancel()
+
+
+def _packed(answer: Response) -> str:
+    headers = {name: answer.headers[name] for name in _REPEATED if name in answer.headers}
+    return json.dumps([headers, bytes(answer.body).decode()], ensure_ascii=False)
+
+
+def _again(first: Remembered) -> Response:
+    assert first.status is not None and first.body is not None
+    headers, body = json.loads(first.body)
+    kind = problems.MEDIA_TYPE if first.status >= 400 else "application/json"
+    return Response(body, first.status, {**headers, "Idempotency-Replayed": "true"}, media_type=kind)

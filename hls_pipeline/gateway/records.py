@@ -82,7 +82,8 @@ class Presigned:
 
 @dataclass(frozen=True)
 class Remembered:
-    """What was answered to the first request with an idempotency key; `status` is None while it is under way."""
+    """What was answered to the first request with an idempotency key; `status` is None while it is under way. The body
+    is with the headers that belong to it, as `idempotency.py` packs them."""
 
     request: str
     status: int | None
@@ -278,7 +279,7 @@ class Records:
         self, key_id: str, idempotency_key: str, request: str, now: datetime, stale: timedelta
     ) -> Remembered | None:
         """None when this request is the first with its key, which is then taken; otherwise what is known of the
-        first. One that was cut off `stale` ago counts for nothing."""
+        first. One that was not heard of since `stale` ago counts for nothing."""
         table = tables.idempotency
         own = {"key_id": key_id, "idempotency_key": idempotency_key}
         with self._store.writing() as db:
@@ -291,6 +292,11 @@ class Records:
                 db.execute(sa.insert(table).values(**own, request=request, created_at=now))
                 return None
         return Remembered(row.request, row.status, row.body)
+
+    def still_under_way(self, key_id: str, idempotency_key: str, now: datetime) -> None:
+        own = {"key_id": key_id, "idempotency_key": idempotency_key}
+        with self._store.writing() as db:
+            db.execute(sa.update(tables.idempotency).filter_by(**own).values(created_at=now))
 
     def remember(self, key_id: str, idempotency_key: str, status: int, body: str) -> None:
         table = tables.idempotency

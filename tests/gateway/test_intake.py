@@ -10,12 +10,16 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 import requests
+import sqlalchemy as sa
 
+from hls_pipeline import clock, tables
+from hls_pipeline.gateway import idempotency
 from hls_pipeline.gateway.access import Scope
 from hls_pipeline.uploads import State
 from tests.gateway.conftest import Gateway
@@ -157,6 +161,8 @@ def test_a_request_sent_again_gets_the_first_answer_and_happens_once(gateway: Ga
     again = post(gateway, parts, "?video_id=film", Idempotency_Key="once")
     assert (again.status_code, again.json()) == (202, first.json())
     assert again.headers["Idempotency-Replayed"] == "true"
+    for name in ("Location", "Upload-Id"):
+        assert again.headers[name] == first.headers[name]
     assert len(gateway.world.store.uploads_of("film")) == 1
     other = post(gateway, as_files(package("other")), "?video_id=other", Idempotency_Key="once")
     assert (other.status_code, other.json()["code"]) == (422, "idempotency_mismatch")
@@ -167,6 +173,26 @@ def test_a_request_that_failed_may_be_sent_again_with_its_key(gateway: Gateway) 
     assert bad.status_code == 400
     good = post(gateway, as_files(FILES), Idempotency_Key="again")
     assert good.status_code == 202
+
+
+def test_a_request_that_died_with_its_gateway_may_be_sent_again(gateway: Gateway) -> None:
+    """For six hours it was said to be under way."""
+    key_id, ago = gateway.key.split("_")[1], clock.now() - timedelta(minutes=2)
+    gateway.records.begin(key_id, "died", "POST of somebody who is gone", ago, timedelta(0))
+    assert post(gateway, as_files(FILES), Idempotency_Key="died").status_code == 202
+
+
+def test_a_request_under_way_says_so_itself_again_and_again(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(idempotency, "_BEAT_SECONDS", 0.02)
+
+    def heard_of() -> datetime:
+        with gateway.world.store.reading() as db:
+            moment: datetime = db.execute(sa.select(tables.idempotency.c.created_at)).scalar_one()
+            return moment
+
+    with StuckUpload(gateway, gateway.key, "Idempotency-Key: slow"):
+        began = heard_of()
+        wait_until(lambda: heard_of() > began, "a sign of life")
 
 
 # ---- who may -----------------------------------------------------------------------------------------------------
@@ -463,10 +489,10 @@ def open_socket(gateway: Gateway) -> socket.socket:
 class StuckUpload:
     """An upload that has begun and does not go on."""
 
-    def __init__(self, gateway: Gateway, key: str) -> None:
-        self._gateway, self._socket = gateway, open_socket(gateway)
-        self._socket.sendall(head(gateway, key, 1 << 20) + b"--b\r\n")
-        time.sleep(0.3)
+    def __init__(self, gateway: Gateway, key: str, header: str = "X: y") -> None:
+        self._socket = open_socket(gateway)
+        self._socket.sendall(head(gateway, key, f"{1 << 20}\r\n{header}") + b"--b\r\n")
+        wait_until(lambda: "hls_gateway_uploads 1.0" in gateway.get("/metrics").text, "the upload to begin")
 
     def __enter__(self) -> None:
         pass

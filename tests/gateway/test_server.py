@@ -78,7 +78,7 @@ def test_who_begins_to_follow_while_the_gateway_stops_is_sent_away_too() -> None
 def answers(url: str) -> bool:
     try:
         return requests.get(url, timeout=5).ok
-    except requests.ConnectionError:
+    except requests.RequestException:
         return False
 
 
