@@ -218,12 +218,14 @@ def _metadata(proof: Evidence, policy: Policy) -> dict[str, Any]:
 
 
 def import_(file: BinaryIO, nodes: Sequence[Kubo], store: MetadataStore, settings: Settings) -> Upload:
-    """Afterwards the video of an archive is published here, proven by a quorum of our nodes. Said again, nothing
-    changes. Raises what `read` raises, Conflict when another video has this id, ProofMissing without a quorum."""
+    """Afterwards the video of an archive is published here, proven by a quorum of our nodes. Said again, only what the
+    nodes lost changes. Raises what `read` raises, Conflict when another video has this id, ProofMissing without a
+    quorum."""
     archive = read(file, settings.policy())
-    if known := archive_store.known(store, archive.revision.upload):
-        return known
+    known = archive_store.known(store, archive.revision.upload)
     outcome = _held(archive, nodes, settings)
+    if known:
+        return known
     reason = f"imported from ipfs://{archive.car.root}, where it was version {archive.proof.versions[-1].n}"
     archive_store.add(
         store,

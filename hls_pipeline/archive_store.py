@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from hls_pipeline import claims, clock, tables, versions
+from hls_pipeline import claims, clock, keys, tables, versions
 from hls_pipeline.errors import Conflict
 from hls_pipeline.metadata_store import InventoryFile, MetadataStore
 from hls_pipeline.uploads import State, Upload
@@ -76,6 +76,7 @@ def add(
 
 
 def _row(upload: Upload, file: InventoryFile) -> dict[str, Any]:
-    """As on record: nothing of it lies in S3."""
+    """As on record: nothing of it lies in S3, but it is known where it does once it is brought back."""
     values = {field.name: getattr(file, field.name) for field in fields(file)}
-    return {**values, "upload_id": upload.upload_id, "key": None, "source_key": None}
+    key = keys.stored(upload.video_id, upload.revision or 0, file.cid, file.path, playlist=file.is_playlist)
+    return {**values, "upload_id": upload.upload_id, "key": key, "source_key": None}

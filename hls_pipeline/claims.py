@@ -15,7 +15,8 @@ from hls_pipeline import tables
 from hls_pipeline.errors import Outage
 
 _UNPIN_SECONDS = 300
-"""Longer than asking a node for its pin and having it removed can take (two calls of at most 60 s)."""
+"""Longer than asking one node for its pin and having it removed can take (two calls of at most 60 s); the mark is made
+anew before each."""
 
 
 def add(db: sa.Connection, root: str, upload_id: str, now: datetime) -> None:

@@ -45,6 +45,11 @@ def original(video_id: str, number: int, path: str) -> str:
     return f"{revision(video_id, number)}original/{path}"
 
 
+def stored(video_id: str, number: int, cid: str, path: str, *, playlist: bool) -> str:
+    """Where a published file lies as the creator sent it."""
+    return original(video_id, number, path) if playlist else media(video_id, number, cid, path)
+
+
 def unreferenced(video_id: str, number: int, path: str) -> str:
     """A file that no playlist reaches: kept, never published."""
     return f"{revision(video_id, number)}unreferenced/{path}"

@@ -1,13 +1,13 @@
 """A published revision made once more from what is on IPFS, long after its S3 copies are gone.
 
-`revision` says where the bytes of an upload are read from: S3 while all its files are on record there, IPFS otherwise,
-each block hashed on its way. `begin` turns the current revision into a new one under another profile of content ids;
+`revision` says where the bytes of an upload are read from: S3 where a file is on record there, IPFS otherwise, each
+block hashed on its way. `begin` turns the current revision into a new one under another profile of content ids;
 it then walks the ordinary path, and the old revision stays as it is. When that is wanted is decided by `wanted`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -42,17 +42,19 @@ _Result = TypeVar("_Result")
 def revision(
     upload: Upload, objects: ObjectStore, nodes: Sequence[Kubo], store: MetadataStore, settings: Settings
 ) -> Revision:
-    """An accepted upload with a source for its bytes. Raises ProofMissing when they are on IPFS and no node has all."""
+    """An accepted upload with a source for its bytes. Raises ProofMissing when all of them are on IPFS and no node has
+    them all."""
     if upload.revision is None:
         raise Conflict(f"upload {upload.upload_id} is {upload.state} and has no revision; there is nothing to publish")
     files, media = store.inventory(upload.upload_id), settings.s3_media
-    in_s3 = {item.cid for item in store.temp_objects(upload.upload_id) if item.etag}
-    if all(file.size == 0 or keys.s3_uri(media, file.key or "") in in_s3 for file in files):
-        return Revision(upload, files, objects, media, settings.policy())
+    on_record = {item.cid for item in store.temp_objects(upload.upload_id) if item.etag}
+    in_s3 = {file.path: file.key for file in files if file.key and keys.s3_uri(media, file.key) in on_record}
     origin = _origin(upload, store)
-    if origin is None:  # it was never on IPFS, so S3 is where it must be
-        return Revision(upload, files, objects, media, settings.policy())
-    source = _OnIpfs(origin, store.inventory(origin.upload_id), _holder(origin, nodes))
+    if origin is None or all(file.size == 0 or file.path in in_s3 for file in files):
+        return Revision(upload, files, objects, media, settings.policy())  # what was never on IPFS must be in S3
+    if not in_s3:
+        nodes = (_holder(origin, nodes),)
+    source = _OnIpfs(origin, store.inventory(origin.upload_id), tuple(nodes), objects, media, in_s3)
     by_path = tuple(replace(file, key=file.path) for file in files)
     return Revision(upload, by_path, cast(ObjectStore, source), "", settings.policy())
 
@@ -80,21 +82,42 @@ def _holder(upload: Upload, nodes: Sequence[Kubo]) -> Kubo:
 
 @dataclass(frozen=True)
 class _OnIpfs:
-    """The part of an object store that a revision reads with; a key is a path in the package."""
+    """The part of an object store that a revision reads with; a key is a path in the package. A clean-up that was cut
+    off leaves some files in S3, which may be what a node has lost since."""
 
     upload: Upload
     files: tuple[InventoryFile, ...]
-    node: Kubo
+    nodes: tuple[Kubo, ...]
+    objects: ObjectStore
+    bucket: str
+    in_s3: Mapping[str, str]
+    """Path → key of what S3 still has."""
 
     def read(self, _bucket: str, key: str, *, limit: int | None = None) -> Iterator[bytes]:
+        if stored := self.in_s3.get(key):
+            yield from self.objects.read(self.bucket, stored, limit=limit)
+            return
         file = self._by_path[key]
         if file.is_playlist:  # the published form is rewritten already; the record has the creator's own
             path = keys.record_original(key).split("/")
-            cid = reading.resolve(Cid.parse(self.upload.record or ""), path, self.node.block)
-            pieces = reading.read_file(cid, self.node.block)
+            pieces = rehydration.first(self.nodes, lambda node: self._original(node, path))
         else:
-            pieces = rehydration.verified(file, self._profile, self.node)
+            pieces = rehydration.verified(file, self._profile, self._node_with(file))
         yield from pieces if limit is None else _up_to(limit, pieces)
+
+    def _original(self, node: Kubo, path: list[str]) -> Iterator[bytes]:
+        cid = reading.resolve(Cid.parse(self.upload.record or ""), path, node.block)
+        return iter([b"".join(reading.read_file(cid, node.block))])
+
+    def _node_with(self, file: InventoryFile) -> Kubo:
+        if len(self.nodes) == 1:
+            return self.nodes[0]
+
+        def has_it(node: Kubo) -> Kubo:
+            node.dag_stat(Cid.parse(file.cid), file.dag_size)
+            return node
+
+        return rehydration.first(self.nodes, has_it)
 
     def each(self, work: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
         with ThreadPoolExecutor(_AT_ONCE, "ipfs") as pool:

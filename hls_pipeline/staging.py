@@ -76,10 +76,7 @@ def inventory(upload: Upload, package: Package, contents: Contents, revision: in
 
     def item(path: str, role: str, content_type: str) -> InventoryFile:
         node = contents.nodes[path]
-        if role == "playlist":
-            key = keys.original(video_id, revision, path)
-        else:
-            key = keys.media(video_id, revision, str(node.cid), path)
+        key = keys.stored(video_id, revision, str(node.cid), path, playlist=role == "playlist")
         source = upload.drop.prefix + path
         return InventoryFile(
             0, path, role, content_type, node.size, str(node.cid), node.tsize, node.blocks, key, source
@@ -102,12 +99,14 @@ def expected_objects(
 
 
 def copy_to_media(upload: Upload, lease: Lease, objects: ObjectStore, store: MetadataStore, settings: Settings) -> None:
-    """Copies, on the S3 server, what is not there yet; each copy is tied to the ETag that was read."""
-    media = settings.s3_media
-    frozen = {item.key: item for item in upload.drop.objects}
-    files = store.inventory(upload.upload_id)
+    """Copies everything on the S3 server; each copy is tied to the ETag that was read. Once the media are on record all
+    of it is there, and nothing is copied or undone any more: the drop may be gone in part."""
+    media, files = settings.s3_media, store.inventory(upload.upload_id)
     put = {item.cid for item in store.temp_objects(upload.upload_id) if item.etag}
-    missing = {file.key: file for file in files if file.key and keys.s3_uri(media, file.key) not in put}
+    distinct = {file.key: file for file in files if file.key}
+    if put.issuperset(keys.s3_uri(media, key) for key in distinct):
+        return
+    frozen = {item.key: item for item in upload.drop.objects}
 
     def copy(file: InventoryFile) -> TempObject:
         assert file.key and file.source_key
@@ -122,9 +121,9 @@ def copy_to_media(upload: Upload, lease: Lease, objects: ObjectStore, store: Met
         return temp_object(keys.s3_uri(media, file.key), stored)
 
     try:
-        store.objects_put(lease, objects.each(copy, list(missing.values())))
         _keep_private_keys(upload, objects, settings)
         _keep_unreferenced(upload, files, objects, settings)
+        store.objects_put(lease, objects.each(copy, list(distinct.values())))
     except (ObjectChanged, ObjectMissing) as error:
         _undo_acceptance(upload, lease, objects, store, settings)
         raise drops.changed(upload.drop) from error
@@ -145,17 +144,6 @@ def _keep_private_keys(upload: Upload, objects: ObjectStore, settings: Settings)
             objects.copy(source, target, etag=item.etag, size=item.size, kind="application/octet-stream")
 
 
-def keeps_keys(upload: Upload, package: Package, current: Upload, objects: ObjectStore, settings: Settings) -> bool:
-    """Whether the private keys of the package are those of the `current` revision; its root says nothing of them."""
-    if not package.keys:
-        return True
-    assert settings.s3_keys and current.revision is not None
-    prefix = keys.revision(upload.video_id, current.revision)
-    there = {item.key: item.etag for item in objects.listing(settings.s3_keys, prefix)}
-    sent = {upload.drop.path(item): item.etag for item in upload.drop.objects}
-    return all(there.get(prefix + file.path) == sent[file.path] for file in package.keys)
-
-
 def _keep_unreferenced(
     upload: Upload, files: Iterable[InventoryFile], objects: ObjectStore, settings: Settings
 ) -> None:
@@ -164,17 +152,10 @@ def _keep_unreferenced(
     published |= {item.key for item in upload.private_keys.values()}
     assert upload.revision is not None
     kept = keys.unreferenced(upload.video_id, upload.revision, "")
-    there = {item.key for item in objects.listing(settings.s3_media, kept)}  # a try before may have emptied the inbox
     for item in upload.drop.objects:
-        target = kept + upload.drop.path(item)
-        if item.key not in published and target not in there:
-            objects.copy(
-                (upload.drop.bucket, item.key),
-                (settings.s3_media, target),
-                etag=item.etag,
-                size=item.size,
-                kind="application/octet-stream",
-            )
+        if item.key not in published:
+            source, target = (upload.drop.bucket, item.key), (settings.s3_media, kept + upload.drop.path(item))
+            objects.copy(source, target, etag=item.etag, size=item.size, kind="application/octet-stream")
 
 
 def keep_changed_extras(
@@ -199,8 +180,8 @@ def _undo_acceptance(
     prefix = keys.revision(upload.video_id, upload.revision)
     store.renew(lease, clock.now(), settings.lease_seconds)
     for bucket in filter(None, (settings.s3_media, settings.s3_keys)):
-        left = [(item.key, item.etag, None) for item in objects.listing(bucket, prefix)]
-        objects.delete(bucket, left)
+        left = objects.versions(bucket, prefix)  # all of them: the next package may have the same keys
+        objects.delete(bucket, [(one.key, one.etag, one.version_id) for one in left])
     store.take_back(lease)
 
 

@@ -13,6 +13,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from hls_pipeline import (
@@ -54,7 +55,14 @@ _GIVEN_UP = frozenset({State.WITHDRAWN, State.SUPERSEDED})
 
 
 @observed
-def stage(upload: Upload, lease: Lease, objects: ObjectStore, store: MetadataStore, settings: Settings) -> Upload:
+def stage(
+    upload: Upload,
+    lease: Lease,
+    objects: ObjectStore,
+    nodes: Sequence[Kubo],
+    store: MetadataStore,
+    settings: Settings,
+) -> Upload:
     """Afterwards the upload has a revision and an inventory, or is rejected, unchanged, or waits for missing files.
 
     Raises DropChanged when the creator wrote to the folder meanwhile.
@@ -62,7 +70,7 @@ def stage(upload: Upload, lease: Lease, objects: ObjectStore, store: MetadataSto
     if upload.state is not State.RECEIVED:
         return upload
     if upload.revision is None:
-        upload = _judge(upload, lease, objects, store, settings)
+        upload = _judge(upload, lease, objects, nodes, store, settings)
         if upload.revision is None:
             return upload
     staging.copy_to_media(upload, lease, objects, store, settings)
@@ -71,7 +79,14 @@ def stage(upload: Upload, lease: Lease, objects: ObjectStore, store: MetadataSto
     return upload
 
 
-def _judge(upload: Upload, lease: Lease, objects: ObjectStore, store: MetadataStore, settings: Settings) -> Upload:
+def _judge(
+    upload: Upload,
+    lease: Lease,
+    objects: ObjectStore,
+    nodes: Sequence[Kubo],
+    store: MetadataStore,
+    settings: Settings,
+) -> Upload:
     source = drops.DropSource(objects, upload.drop)
     profile = PROFILES[settings.ipfs_profile]
     policy = settings.policy().of(upload.video_id)
@@ -81,9 +96,14 @@ def _judge(upload: Upload, lease: Lease, objects: ObjectStore, store: MetadataSt
     files = staging.inventory(upload, package, contents, store.next_revision(upload.video_id))
     directory = build_directory({file.path: contents.nodes[file.path] for file in files}, profile)
     metadata = dict(package.metadata)
-    upload = replace(upload, root=str(directory.root.cid), metadata=metadata)
+    facts = {
+        **package.facts,
+        PRIVATE_KEYS: [file.path for file in package.keys],
+        ACCEPTED_UNDER: policy.recorded(),
+    }
+    upload = replace(upload, root=str(directory.root.cid), metadata=metadata, facts=facts)
     current = store.current_upload(upload.video_id)
-    if current and _is_same(upload, current) and staging.keeps_keys(upload, package, current, objects, settings):
+    if current and _is_same(upload, current) and _is_still_there(current, nodes, settings):
         staging.keep_changed_extras(upload, package.unreferenced, current.revision or 0, objects, settings)
         store.unchanged(lease, clock.now())
         drops.take_out(objects, upload.drop)
@@ -93,11 +113,7 @@ def _judge(upload: Upload, lease: Lease, objects: ObjectStore, store: MetadataSt
     return store.accept(
         lease,
         revision=store.next_revision(upload.video_id),
-        facts={
-            **package.facts,
-            PRIVATE_KEYS: [file.path for file in package.keys],
-            ACCEPTED_UNDER: policy.recorded(),
-        },
+        facts=facts,
         files=files,
         objects=staging.expected_objects(upload, files, contents, settings),
         profile=profile.name,
@@ -112,8 +128,21 @@ def _judge(upload: Upload, lease: Lease, objects: ObjectStore, store: MetadataSt
 
 
 def _is_same(upload: Upload, current: Upload) -> bool:
-    """Whether the current revision has the same content and the same metadata."""
-    return (current.root, current.metadata) == (upload.root, upload.metadata)
+    """Whether the current revision has the same content, the same metadata and the same private keys."""
+    (mine, theirs) = ({path: item.etag for path, item in one.private_keys.items()} for one in (upload, current))
+    return (current.root, current.metadata, theirs) == (upload.root, upload.metadata, mine)
+
+
+def _is_still_there(current: Upload, nodes: Sequence[Kubo], settings: Settings) -> bool:
+    """Whether a quorum gives the current revision back: only then the drop may go. What the nodes lost is published
+    anew from it, as the next revision. Raises Outage when too few nodes answer."""
+    try:
+        replicas.on_quorum(
+            nodes, settings.ipfs_quorum, partial(_read_back, current, settings), settings.ipfs_grace_seconds
+        )
+    except ProofMissing:
+        return False
+    return True
 
 
 def _refuse(
@@ -164,7 +193,7 @@ def write_s3_manifest(
             run_id=lease.run_id,
             now=clock.now(),
         )
-    mirror_document(upload.video_id, objects, store, settings)
+    mirror_document(lease, objects, store, settings)
     return store.upload(upload.upload_id)
 
 
@@ -301,7 +330,7 @@ def finalize(upload: Upload, lease: Lease, objects: ObjectStore, store: Metadata
         )
     elif upload.state in remaking.READY:
         _revise(upload, lease, store, settings)
-    mirror_document(upload.video_id, objects, store, settings)
+    mirror_document(lease, objects, store, settings)
     upload = store.upload(upload.upload_id)
     published = upload.state is State.PUBLISHED
     if published and settings.pinning_services and not store.receipts(upload.upload_id, "pinning"):
@@ -372,7 +401,7 @@ def clear_temp_storage(
     Raises ProofMissing when a quorum does not give back every block of both directories, not even after it was filled
     up from S3, and Corruption when an object is not what was staged; then nothing at all is deleted.
     """
-    mirror_document(upload.video_id, objects, store, settings)
+    mirror_document(lease, objects, store, settings)
     waiting = temp_storage.due(store.temp_objects(upload.upload_id), clock.now())
     if waiting and upload.state is State.WITHDRAWN:
         withdrawal.finish(upload, lease, objects, nodes, store, settings)
@@ -400,16 +429,14 @@ def _made_superfluous(
     A node that lost something since `finalize` is filled up from the S3 copies first: they are the last chance.
     """
     if upload.state is State.SUPERSEDED:
-        if refusals := withdrawal.release(upload, lease, nodes, store):
+        if refusals := withdrawal.release(upload, lease, nodes, store, settings):
             raise refusals[0]
         return []
     assert upload.root and upload.record
     revision = remaking.revision(upload, objects, nodes, store, settings)
     expected = Extent(upload.blocks or 0, upload.dag_bytes or 0)
 
-    def check(node: Kubo) -> list[Receipt]:
-        package = replicas.read_back(node, upload.root or "", expected, settings.proof_sample)
-        return [*package, *replicas.read_back(node, upload.record or "")]
+    check = partial(_read_back, upload, settings)
 
     def refill(node: Kubo, again: bool) -> None:
         replicas.publish(node, revision, expected, streams=settings.ipfs_streams, again=again)
@@ -433,13 +460,20 @@ def _made_superfluous(
 # ---- shared by the steps -----------------------------------------------------------------------------------------
 
 
-def mirror_document(video_id: str, objects: ObjectStore, store: MetadataStore, settings: Settings) -> None:
+def _read_back(upload: Upload, settings: Settings, node: Kubo) -> list[Receipt]:
+    """Both directories given back by one node. Raises ProofMissing."""
+    expected = Extent(upload.blocks or 0, upload.dag_bytes or 0)
+    package = replicas.read_back(node, upload.root or "", expected, settings.proof_sample)
+    return [*package, *replicas.read_back(node, upload.record or "")]
+
+
+def mirror_document(lease: Lease, objects: ObjectStore, store: MetadataStore, settings: Settings) -> None:
     """Puts the current document where the creator finds it, unless it is there already."""
-    version = store.unmirrored(video_id)
+    version = store.unmirrored(lease.video_id)
     if version:
         document = json.dumps(json.loads(version.document), ensure_ascii=False, indent=2)
-        objects.put(settings.s3_media, keys.current_document(video_id), document.encode(), "application/json")
-        store.mirrored(version)
+        objects.put(settings.s3_media, keys.current_document(lease.video_id), document.encode(), "application/json")
+        store.mirrored(lease, version)
 
 
 def _actor(upload: Upload) -> str:

@@ -81,7 +81,7 @@ def finish(
 ) -> None:
     """Afterwards a withdrawn upload has nothing left in S3 and no pin, at pinning services neither; a node that is down
     does not keep S3 from being emptied. Raises what kept it from being finished."""
-    refusals = release(upload, lease, [*nodes, *pinning.connect(settings)], store)
+    refusals = release(upload, lease, nodes, store, settings)
     drops.take_out(objects, upload.drop)
     _forget_private_keys(upload, objects, settings)
     decision = temp_storage.look_at_everything(_prefixes(upload, store), objects, settings)
@@ -96,33 +96,31 @@ def finish(
 
 
 def release(
-    upload: Upload, lease: Lease, nodes: Sequence[Kubo | PinningService], store: MetadataStore
+    upload: Upload, lease: Lease, nodes: Sequence[Kubo], store: MetadataStore, settings: Settings
 ) -> list[ServiceError]:
-    """Gives up the upload's claims; what nobody else needs is unpinned on every node. Answers why it is not, where it
-    is not; those claims stand until the next try."""
+    """Gives up the upload's claims; what nobody else needs is unpinned on every node and at every pinning service.
+    Answers why it is not, where it is not; those claims stand until the next try."""
+    holders: list[Kubo | PinningService] = [*nodes, *pinning.connect(settings)]
     refusals: list[ServiceError] = []
     for root in store.claims(upload.upload_id):
-        if not store.release_claim(lease, root):
-            receipt: dict[str, Any] = {"root": root, "kept": "another revision or video has it too"}
+        unpinned, refused = list[str](), list[ServiceError]()
+        receipt: dict[str, Any] = {"root": root, "unpinned": unpinned}
+        for holder in holders:
+            # Asked for each: whoever is slow may take longer than a claim waits.
+            if not store.release_claim(lease, root):
+                receipt["kept"] = "another revision or video has it too"
+                break
+            try:
+                if holder.unpin(Cid.parse(root)):
+                    unpinned.append(holder.name)
+            except ServiceError as error:
+                refused.append(error)
         else:
-            unpinned, refused = _unpin(Cid.parse(root), nodes)
-            receipt = {"root": root, "unpinned": unpinned, "refused": list(map(str, refused))}
+            receipt["refused"] = list(map(str, refused))
             (store.still_claimed if refused else store.unpinned)(lease, root)
             refusals += refused
         store.add_receipts(lease, "withdrawal", [receipt], clock.now())
     return refusals
-
-
-def _unpin(root: Cid, nodes: Sequence[Kubo | PinningService]) -> tuple[list[str], list[ServiceError]]:
-    """The nodes that had it pinned and have it no more, and why the others may still have it."""
-    unpinned, refused = [], []
-    for node in nodes:
-        try:
-            if node.unpin(root):
-                unpinned.append(node.name)
-        except ServiceError as error:
-            refused.append(error)
-    return unpinned, refused
 
 
 def _forget_private_keys(upload: Upload, objects: ObjectStore, settings: Settings) -> None:

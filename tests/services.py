@@ -292,7 +292,7 @@ def published(files: Files) -> dict[str, bytes]:
 Step = Callable[["World", Upload, Lease], Upload]
 
 STEPS: dict[str, Step] = {
-    "stage": lambda w, u, lease: steps.stage(u, lease, w.objects, w.store, w.settings),
+    "stage": lambda w, u, lease: steps.stage(u, lease, w.objects, w.nodes, w.store, w.settings),
     "write_s3_manifest": lambda w, u, lease: steps.write_s3_manifest(u, lease, w.objects, w.store, w.settings),
     "publish": lambda w, u, lease: steps.publish(u, lease, w.objects, w.nodes, w.store, w.settings),
     "write_ipfs_manifest": lambda w, u, lease: steps.write_ipfs_manifest(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from hls_pipeline import archive, evidence
+from hls_pipeline import archive, evidence, rehydration, work
 from hls_pipeline.cli import app
 from hls_pipeline.errors import Conflict, NotFound, Outage, PackageRefused, ProofMissing, UserError
 from hls_pipeline.ipfs.car import Block, frame, header, read_blocks, read_roots, write_car
@@ -86,7 +86,6 @@ def test_a_video_enters_an_empty_installation_whole(exported: Exported, world: W
             assert elsewhere.from_gateway(f"{upload.root}/{path}") == data, path
     there, here = elsewhere.document("v"), world.document("v")
     assert there == {**here, "completed_at": there["completed_at"]}
-    assert elsewhere.store.inventory(upload.upload_id)[0].key is None
     proof = evidence.collect("v", elsewhere.store)
     assert list(evidence.problems(proof)) == []
     assert elsewhere.nodes[0].pinned(Cid.parse(upload.record or ""))
@@ -104,10 +103,20 @@ def test_old_versions_stay_readable_as_provenance_and_the_new_one_says_where_it_
     assert provenance["archive"] in version.reason
 
 
-def test_importing_twice_is_harmless(exported: Exported, elsewhere: World) -> None:
+def test_importing_twice_is_harmless_and_mends_what_the_node_lost(exported: Exported, elsewhere: World) -> None:
     first = enter(elsewhere, exported.path)
+    elsewhere.nodes[0].unpin(Cid.parse(first.root or ""))
     assert enter(elsewhere, exported.path) == first
+    assert elsewhere.nodes[0].pinned(Cid.parse(first.root or ""))
     assert len(elsewhere.store.versions("v")) == 1
+
+
+def test_an_imported_video_can_be_brought_to_s3(exported: Exported, elsewhere: World) -> None:
+    upload = enter(elsewhere, exported.path)
+    with work.holding(upload, "hand:rehydrate", elsewhere.store, elsewhere.settings, last=True) as lease:
+        rehydration.rehydrate(upload, lease, elsewhere.objects, elsewhere.nodes, elsewhere.store, elsewhere.settings)
+    for file in elsewhere.store.inventory(upload.upload_id):
+        assert elsewhere.read(file.key or "") == exported.files[file.path]
 
 
 def test_an_imported_video_can_leave_again_and_get_a_next_revision(

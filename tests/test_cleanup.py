@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from hls_pipeline import clock, rehydration, tables, temp_storage, work
 from hls_pipeline.cli import app
-from hls_pipeline.errors import Corruption, LeaseLost, Outage, ProofMissing
+from hls_pipeline.errors import Corruption, DropChanged, LeaseLost, Outage, ProofMissing
 from hls_pipeline.ipfs.cid import Cid
 from hls_pipeline.metadata_store import TempObject
 from hls_pipeline.uploads import State, Upload
@@ -229,6 +229,25 @@ def test_in_a_versioned_bucket_no_version_and_no_marker_stays_behind(bucket: Cal
     assert versions(world, "v/r1/") == []
 
 
+def test_in_a_versioned_bucket_a_package_that_gave_way_leaves_no_version_behind(bucket: Callable[..., World]) -> None:
+    """The next one has the same revision number and other bytes under the same keys: those would be odd for ever."""
+    world = bucket().having(s3_parallel=1)
+    upload = world.drop("v", package("gave way"))
+
+    def change(**_: Any) -> None:
+        world.put("v", {"v/s2.ts": ts("changed")})
+
+    events = world.objects._client.meta.events
+    events.register("after-call.s3.CopyObject", change)
+    with pytest.raises(DropChanged):
+        world.step("stage", upload)
+    events.unregister("after-call.s3.CopyObject", change)
+    assert versions(world) == []
+    again = world.publish_package("v", package("next"))
+    assert again.revision == 1
+    assert world.step(CLEAR, again, "hand:clear").state is State.CLEARED
+
+
 @pytest.mark.parametrize("same", [False, True], ids=["other bytes", "the same bytes"])
 def test_in_a_versioned_bucket_a_version_that_is_not_ours_is_odd(bucket: Callable[..., World], same: bool) -> None:
     world = bucket()
@@ -274,6 +293,35 @@ def test_a_node_that_lost_a_block_whose_s3_copy_is_gone_too_keeps_the_rest_in_s3
         with pytest.raises(ProofMissing, match="S3 cannot fill it up either"):
             own.step(CLEAR, upload, "hand:clear")
         assert own.media() == before
+
+
+def test_a_node_that_lost_a_block_after_a_clean_up_was_cut_off_is_filled_up_from_what_s3_still_has(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With some of its objects gone, all of the revision was looked for on IPFS alone."""
+    monkeypatch.setattr(temp_storage, "_AT_ONCE", 2)
+    files = package("cut off and lost")
+    with ipfs_node_fixture.running(tmp_path / "own") as node:
+        own = world.having(ipfs_rpc_urls=(f"http://{node.rpc}",), ipfs_gateway_urls=(f"http://{node.gateway}",))
+        upload = own.publish_package("v", files)
+        removed = iter(range(9))
+        removing = type(own.store).objects_removed
+
+        def one_batch(*arguments: Any) -> None:
+            removing(*arguments)
+            if next(removed) == 0:
+                raise Outage("the database went away")
+
+        monkeypatch.setattr(type(own.store), "objects_removed", one_batch)
+        with pytest.raises(Outage):
+            own.step(CLEAR, upload, "hand:clear")
+        left = {item.content_id for item in own.store.temp_objects(upload.upload_id)}
+        lost = next(cid for name in ("v/s0.ts", "v/s1.ts") if str(cid := Cid.of(files[name])) in left)
+        block_file(tmp_path / "own", lost).unlink()
+        assert own.step(CLEAR, upload, "hand:next").state is State.CLEARED
+        for name in ("v/s0.ts", "v/s1.ts", "v/s2.ts"):
+            assert own.from_gateway(f"{upload.root}/{name}") == files[name]
+        assert not any(name.startswith("v/r1/") for name in own.media())
 
 
 # ---- dying in the middle ------------------------------------------------------------------------------------------

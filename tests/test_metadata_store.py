@@ -21,7 +21,7 @@ from alembic.migration import MigrationContext
 
 from hls_pipeline import clock, documents, metadata_store, tables
 from hls_pipeline.errors import Conflict, LeaseLost, NotFound, Outage
-from hls_pipeline.metadata_store import PATH, InventoryFile, Lease, MetadataStore, TempObject
+from hls_pipeline.metadata_store import PATH, InventoryFile, Lease, MetadataStore, TempObject, Version, rows
 from hls_pipeline.uploads import IN_WORK, Drop, DropObject, State, Upload
 from tests.services import Postgres, free_ports, wait_until
 
@@ -126,6 +126,22 @@ def test_the_database_refuses_to_change_a_version(store: MetadataStore, statemen
     with pytest.raises(sa.exc.DBAPIError, match="versions are only ever added"), store._engine.begin() as db:
         db.execute(sa.text(statement))
     assert everything(store) == before
+
+
+@pytest.mark.parametrize("which", ["", "rowid, "])
+def test_sqlite_refuses_to_replace_a_version(sqlite_url: str, which: str) -> None:
+    """A replaced row goes without asking the triggers for DELETE, also where only its number as a row is the same."""
+    store = metadata_store.connect(sqlite_url)
+    published(store)
+    columns = ", ".join(column.name for column in tables.version.c if column.name != "video_id")
+    replace = f"INSERT OR REPLACE INTO version ({which}video_id, {columns}) SELECT {which}'{'w' if which else 'v'}', "
+    with store.writing() as db:
+        db.execute(sa.insert(tables.video).values(video_id="w", created_at=NOON, versions=0))
+    before = everything(store)
+    with pytest.raises(sa.exc.DBAPIError, match="versions are only ever added"), store._engine.begin() as db:
+        db.execute(sa.text(f"{replace}{columns.replace('reason', 'upper(reason)')} FROM version"))
+    assert everything(store) == before
+    store._engine.dispose()
 
 
 def test_postgresql_refuses_to_truncate_the_versions(postgres: Postgres) -> None:
@@ -323,6 +339,9 @@ BEHIND_THE_FENCE: dict[str, Callable[[MetadataStore, Lease], Any]] = {
     "objects_removed": lambda store, lease: store.objects_removed(lease, [temp(1).cid], {}, NOON),
     "objects_stay": lambda store, lease: store.objects_stay(lease, [temp(1).cid], after(99), NOON),
     "objects_due": lambda store, lease: store.objects_due(lease, NOON),
+    "mirrored": lambda store, lease: store.mirrored(
+        lease, Version("v", 1, 1, "{}", "", None, "", "late", "late", None, NOON)
+    ),
     "release_claim": lambda store, lease: store.release_claim(lease, "bafylate"),
     "still_claimed": lambda store, lease: store.still_claimed(lease, "bafylate"),
     "unpinned": lambda store, lease: store.unpinned(lease, "bafylate"),
@@ -709,6 +728,52 @@ def test_a_revision_that_is_ready_supersedes_lower_ones_that_are_not(store: Meta
     assert current.revision == 2
 
 
+def test_what_failed_on_its_way_gives_way_when_the_current_package_is_sent_again(store: MetadataStore) -> None:
+    """First A, then B which fails, then A again: B must not become current when it is taken up later."""
+    current = published(store)
+    failed = received(store, "v", 2)
+    lease = held(store, failed)
+    staged(store, lease, 2)
+    store.fail(lease, "the node was full", after(20))
+    store.release(lease)
+    again = received(store, "v", 3)
+    store.unchanged(held(store, again), after(30))
+    assert store.upload(failed.upload_id).state is State.SUPERSEDED
+    assert store.current_upload("v") == store.upload(current.upload_id)
+    assert [item.due_at for item in store.temp_objects(failed.upload_id)] == [after(30)] * 2
+    with pytest.raises(Conflict):
+        store.resume(failed.upload_id, after(40))
+
+
+def test_an_upload_withdrawn_while_it_is_resumed_stays_withdrawn(postgres: Postgres) -> None:
+    """SQLite has one writer at a time."""
+    with postgres.new_database() as url:
+        store, other = MetadataStore(url), MetadataStore(url)
+        upload = received(store)
+        lease = held(store, upload)
+        staged(store, lease)
+        store.fail(lease, "tries used up", after(20))
+        refused = []
+
+        def resume() -> None:
+            try:
+                other.resume(upload.upload_id, after(30))
+            except Conflict as error:
+                refused.append(error)
+
+        with store.writing() as db:
+            rows.move(db, upload.upload_id, State.WITHDRAWN, after(30), None)
+            thread = threading.Thread(target=resume)
+            thread.start()
+            waiting = sa.text("SELECT 1 FROM pg_locks WHERE NOT granted")
+            wait_until(lambda: db.execute(waiting).first(), "the other to wait for this transaction")
+        thread.join()
+        assert store.upload(upload.upload_id).state is State.WITHDRAWN
+        assert len(refused) == 1
+        for each in (store, other):
+            each._engine.dispose()
+
+
 def test_finalizing_again_changes_nothing(store: MetadataStore) -> None:
     """A late retry of the same run, with an upload read before the first try."""
     lease = held(store, received(store))
@@ -807,11 +872,13 @@ def test_rows_leave_with_their_receipt_and_then_nothing_is_due(store: MetadataSt
 
 
 def test_a_document_is_mirrored_until_a_newer_one_is_current(store: MetadataStore) -> None:
-    published(store)
+    upload = published(store)
     version = store.unmirrored("v")
     assert version == store.current("v")
     assert version is not None
-    store.mirrored(version)
+    lease = held(store, upload, "hand:mirror")
+    store.mirrored(lease, version)
+    store.release(lease)
     assert store.unmirrored("v") is None
     published(store, 2)
     assert store.unmirrored("v") == store.current("v")

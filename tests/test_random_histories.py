@@ -1,4 +1,4 @@
-"""Random sequences of drops, crashes, re-drops, withdrawals, clean-ups and collections of garbage.
+"""Random sequences of drops, crashes, re-drops, withdrawals, clean-ups, collections of garbage and lost blocks.
 
 A worker may die before anything it says, or sleep there: its lease runs out, others do something, and then it goes on.
 After each of them every byte of every current revision is on S3, or proven on IPFS by reading it back; the chains of
@@ -22,6 +22,7 @@ import sqlalchemy as sa
 
 from hls_pipeline import audit, clock, keys, rehydration, replicas, tables, withdrawal, work
 from hls_pipeline.errors import Conflict, DropChanged, LeaseLost, NotFound, PipelineError
+from hls_pipeline.ipfs.cid import Cid
 from hls_pipeline.metadata_store import PATH
 from hls_pipeline.uploads import IN_WORK, State, Upload
 from tests import crashes
@@ -54,6 +55,7 @@ class History:
 
     world: World
     node: EmbeddedNode
+    repo: Path
     chance: random.Random
     sleeps: bool
     """Workers fall asleep instead of dying."""
@@ -75,8 +77,16 @@ class History:
 
     def do_something(self) -> None:
         operation = self.chance.choices(
-            [self.drop, self.go_on, self.clear, self.withdraw, self.rehydrate, self.collect_garbage],
-            weights=[4, 12, 4, 1, 1, 2],
+            [self.drop, self.go_on, self.clear, self.withdraw, self.rehydrate, self.collect_garbage, self.lose_a_block],
+            weights=[
+                4,
+                12,
+                4,
+                1,
+                1,
+                2,
+                0 if self.sleeps else 3,
+            ],  # who sleeps on a proof cannot know what is lost since
         )[0]
         self.told.append(operation.__name__)
         try:
@@ -149,6 +159,19 @@ class History:
 
     def collect_garbage(self) -> None:
         self.node.call("repo/gc")
+
+    def lose_a_block(self) -> None:
+        """The node's disk fails where S3 has the same bytes still, of every video that needs them."""
+        etags = {item.key: item.etag for item in self.world.objects.listing(MEDIA)}
+        safe, needed = set[str](), set[str]()
+        uploads = (upload for name in filter(self.knows, VIDEOS) for upload in self.world.store.uploads_of(name))
+        for upload in uploads:
+            if upload.state in (State.PUBLISHED, State.CLEARED):
+                originals = self.originals(upload)
+                for file in self.world.store.inventory(upload.upload_id):
+                    (safe if etags.get(file.key or "") == etag(originals[file.path]) else needed).add(file.cid)
+        if lost := sorted(safe - needed):
+            ipfs_node_fixture.block_file(self.repo, Cid.parse(self.chance.choice(lost))).unlink(missing_ok=True)
 
     # how it goes on
 
@@ -235,7 +258,7 @@ class History:
 def history(world: World, tmp_path: Path) -> Iterator[Callable[[int, bool], History]]:
     with ipfs_node_fixture.running(tmp_path / "ipfs") as node:
         own = world.having(ipfs_rpc_urls=(f"http://{node.rpc}",), ipfs_gateway_urls=(f"http://{node.gateway}",))
-        yield lambda seed, sleeps: History(own, node, random.Random(seed), sleeps)
+        yield lambda seed, sleeps: History(own, node, tmp_path / "ipfs", random.Random(seed), sleeps)
 
 
 @pytest.mark.parametrize("sleeps", [False, True], ids=["workers die", "workers wake up late"])

@@ -12,13 +12,14 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
-from hls_pipeline import clock, replicas, tables, work
+from hls_pipeline import clock, drops, replicas, tables, work
 from hls_pipeline.errors import Conflict, Corruption, DropChanged, Outage, PipelineError, ProofMissing, UsageError
 from hls_pipeline.ipfs.cid import Cid
 from hls_pipeline.ipfs.unixfs import PROFILES, build_directory
+from hls_pipeline.object_store import ObjectStore
 from hls_pipeline.revisions import hash_bytes
 from hls_pipeline.settings import Settings
-from hls_pipeline.uploads import State, Upload
+from hls_pipeline.uploads import Drop, State, Upload
 from tests.local import ipfs_node_fixture
 from tests.local.ipfs_node_fixture import EmbeddedNode, block_file
 from tests.services import (
@@ -324,6 +325,25 @@ def test_a_drop_written_to_while_it_is_copied_leaves_nothing_and_frees_its_numbe
     assert world.inbox() == set()
 
 
+def test_once_everything_is_copied_nothing_is_undone(world: World, seed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The inbox was half empty when the run died. That an extra had gone from S3 meanwhile cost the whole package."""
+    upload = world.drop("v", {**package(seed), "notes.txt": b"kept"})
+
+    def take_out_some(objects: ObjectStore, drop: Drop) -> None:
+        gone = [(item.key, item.etag, None) for item in drop.objects if item.key in ("v/notes.txt", "v/v/s1.ts")]
+        objects.delete(INBOX, gone)
+        raise Outage("S3 went away")
+
+    monkeypatch.setattr(drops, "take_out", take_out_some)
+    with pytest.raises(Outage):
+        world.step("stage", upload)
+    monkeypatch.undo()
+    notes = world.objects.head(MEDIA, "v/r1/unreferenced/notes.txt")
+    world.objects.delete(MEDIA, [("v/r1/unreferenced/notes.txt", notes.etag, None)])
+    assert world.walk(upload).state is State.PUBLISHED
+    assert world.inbox() == set()
+
+
 def test_a_file_added_after_freezing_belongs_to_the_next_drop(world: World, seed: str) -> None:
     upload = world.drop("v", package(seed))
     world.put("v", {"late.ts": ts("late " + seed)})
@@ -344,6 +364,35 @@ def test_the_same_package_again_is_unchanged(world: World, seed: str) -> None:
     assert (world.media(), world.store.versions("v")) == before
     assert world.inbox() == set()
     assert world.store.current_upload("v") == world.store.upload(first.upload_id)
+
+
+@pytest.mark.parametrize("lost", ["a file", "the record"])
+def test_the_same_package_again_mends_what_the_nodes_lost(world: World, seed: str, tmp_path: Path, lost: str) -> None:
+    """The drop was taken for unchanged and deleted, though nobody had its bytes any more."""
+    files = package(seed)
+    with ipfs_node_fixture.running(tmp_path / "own") as node:
+        own = world.having(ipfs_rpc_urls=(f"http://{node.rpc}",), ipfs_gateway_urls=(f"http://{node.gateway}",))
+        first = own.publish_package("v", files)
+        own.step("clear_temp_storage", first, "hand:clear")
+        gone = Cid.of(files["v/s1.ts"]) if lost == "a file" else Cid.parse(first.record or "")
+        block_file(tmp_path / "own", gone).unlink()
+        wait_until(lambda: clock.now() - first.created_at > timedelta(seconds=1.1), "S3's next second")
+        again = own.publish_package("v", files)
+        assert (again.state, again.revision, again.root) == (State.PUBLISHED, 2, first.root)
+        assert own.step("clear_temp_storage", again, "hand:clear").state is State.CLEARED
+        assert own.from_gateway(f"{first.root}/v/s1.ts") == files["v/s1.ts"]
+        assert own.from_gateway(f"{again.record}/original/master.m3u8") == files["master.m3u8"]
+
+
+def test_the_same_package_again_waits_in_the_inbox_while_nobody_can_be_asked(world: World, seed: str) -> None:
+    first = world.publish_package("v", package(seed))
+    wait_until(lambda: clock.now() - first.created_at > timedelta(seconds=1.1), "S3's next second")
+    again, waiting = world.drop("v", package(seed)), world.inbox()
+    rpc, gateway = (f"http://127.0.0.1:{port}" for port in free_ports(2))
+    with pytest.raises(Outage):
+        world.having(ipfs_rpc_urls=(rpc,), ipfs_gateway_urls=(gateway,)).step("stage", again)
+    assert world.inbox() == waiting
+    assert world.step("stage", again).state is State.UNCHANGED
 
 
 def test_a_changed_package_is_the_next_revision_and_the_old_one_stays_readable(world: World, seed: str) -> None:

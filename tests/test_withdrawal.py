@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 from typer.testing import CliRunner
 
-from hls_pipeline import audit, claims, clock, tables, withdrawal
+from hls_pipeline import audit, claims, clock, tables, withdrawal, work
 from hls_pipeline.cli import app
 from hls_pipeline.errors import Conflict, LeaseLost, NotFound, Outage, UserError
 from hls_pipeline.ipfs.cid import Cid
@@ -23,6 +23,7 @@ from hls_pipeline.uploads import State, Upload
 from hls_pipeline.withdrawal import Withdrawal
 from tests import crashes
 from tests.local import ipfs_node_fixture
+from tests.local.ipfs_node_fixture import EmbeddedNode
 from tests.services import MEDIA, TO_FINAL, CopiesOf, World, free_ports, package
 from tests.test_metadata_store import held, pinned, received
 
@@ -169,6 +170,36 @@ def test_a_node_that_is_down_keeps_neither_readers_nor_s3_waiting(world: World, 
     nothing_left(world)
 
 
+def test_a_node_is_not_told_to_unpin_what_was_claimed_while_another_took_its_time(
+    world: World, second_ipfs_node: EmbeddedNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first was silent for longer than a claim waits, so that another video found the pin on the second."""
+    both = world.having(
+        ipfs_rpc_urls=(*world.settings.ipfs_rpc_urls, f"http://{second_ipfs_node.rpc}"),
+        ipfs_gateway_urls=(*world.settings.ipfs_gateway_urls, f"http://{second_ipfs_node.gateway}"),
+        ipfs_quorum=2,
+    )
+    files = package("slow")
+    mine = both.publish_package("v", files)
+    other = both.walk(both.drop("w", files), "stage", "write_s3_manifest")
+    unpin, taken = Kubo.unpin, list[str]()
+
+    def take_time(node: Kubo, root: Cid) -> bool:
+        if str(root) == mine.root and not taken:
+            taken.append(node.name)
+            with both.store.writing() as db:
+                db.execute(sa.update(tables.claim).values(released_at=clock.now() - claims._UNPIN))
+            with work.holding(other, "path:run", both.store, both.settings) as lease:
+                both.store.claim(lease, mine.root or "")
+        return unpin(node, root)
+
+    monkeypatch.setattr(Kubo, "unpin", take_time)
+    assert withdraw(both).left == ()
+    assert taken == [both.nodes[0].name]
+    assert both.nodes[1].pinned(Cid.parse(mine.root or "")) is not None
+    assert both.store.claims(mine.upload_id) == ()
+
+
 def test_the_same_content_can_be_published_again_while_a_node_is_still_down(world: World) -> None:
     """A claim that could not be given up does not close the root."""
     files = package("again at once")
@@ -209,6 +240,24 @@ def test_a_run_at_work_on_the_video_stops_and_leaves_nothing(world: World, monke
     with pytest.raises(LeaseLost):
         world.step("publish", upload)
     assert pins(world, upload) == [True]
+    (due,) = world.store.due(clock.now() + timedelta(minutes=5))
+    world.step(CLEAR, due, "hand:clear")
+    nothing_left(world)
+
+
+def test_a_run_that_puts_the_document_when_the_video_is_withdrawn_leaves_none(world: World) -> None:
+    """It had read the final document before, and puts it after everything else was removed."""
+    upload = world.walk(world.drop("v", package("mirrored late")), *TO_FINAL[:-1])
+
+    def take_back(**_: Any) -> None:
+        events.unregister("before-call.s3.PutObject", take_back)
+        withdraw(world)
+
+    events = world.objects._client.meta.events
+    events.register("before-call.s3.PutObject", take_back)
+    with pytest.raises(LeaseLost):
+        world.step("finalize", upload)
+    assert "v/metadata.json" in world.media()
     (due,) = world.store.due(clock.now() + timedelta(minutes=5))
     world.step(CLEAR, due, "hand:clear")
     nothing_left(world)

@@ -31,7 +31,7 @@ def s3_segments(
     upload = run_step(
         context,
         store,
-        lambda upload, lease, config: steps.stage(upload, lease, s3.object_store(), store, config),
+        lambda upload, lease, config: steps.stage(upload, lease, s3.object_store(), ipfs.nodes(), store, config),
         remake=lambda upload, holder, config: remaking.begin(
             upload, holder, s3.object_store(), ipfs.nodes(), store, config
         ),

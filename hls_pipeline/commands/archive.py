@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 from typing import Annotated
 
@@ -33,7 +34,7 @@ def export(
 
 def import_(file: FileArgument, data: DataOption = None, as_json: JsonOption = False) -> None:
     """Publish the video in an archive here, after checking all of it; its old versions stay readable as provenance."""
-    from hls_pipeline import archive, metadata_store, object_store, replicas, steps
+    from hls_pipeline import archive, metadata_store, object_store, replicas, steps, work
 
     settings = configured(data)
     store, nodes = metadata_store.connect(settings.database_url), replicas.connect(settings)
@@ -46,7 +47,8 @@ def import_(file: FileArgument, data: DataOption = None, as_json: JsonOption = F
         for finding in refusal.report.errors:
             typer.echo(f"{finding.code} {finding.path}: {finding.message}", err=True)
         raise
-    steps.mirror_document(upload.video_id, object_store.connect(settings), store, settings)
+    with work.holding(upload, f"hand:{uuid.uuid4()}", store, settings, last=True) as lease:
+        steps.mirror_document(lease, object_store.connect(settings), store, settings)
     about = {"video_id": upload.video_id, "revision": upload.revision, "state": str(upload.state), "root": upload.root}
     if as_json:
         print_json(about, one_line=True)

@@ -148,7 +148,7 @@ def _steps(services: Services, upload: Upload) -> Upload:
     objects, store, settings = services.objects, services.store, services.settings
     holder = f"gateway:{upload.upload_id}"
     with work.holding(upload, holder, store, settings, last=True) as lease:
-        upload = steps.stage(store.upload(upload.upload_id), lease, objects, store, settings)
+        upload = steps.stage(store.upload(upload.upload_id), lease, objects, services.nodes, store, settings)
         if upload.state is State.RECEIVED:
             upload = steps.write_s3_manifest(upload, lease, objects, store, settings)
     return upload

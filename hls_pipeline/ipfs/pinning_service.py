@@ -73,12 +73,22 @@ class PinningService:
 
     def find(self, cid: Cid) -> PinRequest | None:
         """The newest request for `cid` that is not known to have failed, else a failed one, else None."""
+        found = self._requests(cid)
+        good = [pin for pin in found if pin.state is not PinState.FAILED]
+        return max(good or found, key=lambda pin: pin.created, default=None)
+
+    def unpin(self, cid: Cid) -> bool:
+        """Remove every request for `cid`, and with them the pin; False if there was none."""
+        found = self._requests(cid)
+        for pin in found:
+            self.give_up(pin)
+        return bool(found)
+
+    def _requests(self, cid: Cid) -> list[PinRequest]:
         query = urlencode({"cid": str(cid), "status": ",".join(PinState), "limit": 10})
         answer = self._ask("GET", f"/pins?{query}")
         with border(self._what()):
-            found = [self._pin(result, cid) for result in _list(answer["results"])]
-        good = [pin for pin in found if pin.state is not PinState.FAILED]
-        return max(good or found, key=lambda pin: pin.created, default=None)
+            return [self._pin(result, cid) for result in _list(answer["results"])]
 
     def look(self, pin: PinRequest) -> PinRequest:
         """The same request as it is now."""
@@ -87,13 +97,6 @@ class PinningService:
     def give_up(self, pin: PinRequest) -> None:
         """Remove the request, and with it the pin."""
         self._ask("DELETE", f"/pins/{quote(pin.request_id, safe='')}")
-
-    def unpin(self, cid: Cid) -> bool:
-        """Give up the request for `cid`; False if there was none."""
-        pin = self.find(cid)
-        if pin is not None:
-            self.give_up(pin)
-        return pin is not None
 
     def _what(self) -> str:
         return f"pinning service {self.name}"

@@ -11,6 +11,7 @@ from hls_pipeline import clock, versions
 from hls_pipeline.errors import NotFound
 from hls_pipeline.metadata_store import rows
 from hls_pipeline.metadata_store.database import Database
+from hls_pipeline.metadata_store.rows import Lease
 from hls_pipeline.uploads import Upload
 from hls_pipeline.versions import Version
 
@@ -43,11 +44,12 @@ class Documents(Database):
 
     def unmirrored(self, video_id: str) -> Version | None:
         """The current version, if S3 does not have it yet."""
-        current = self.current(video_id)
         with self._read() as db:
-            mirrored = rows.get_video(db, video_id).mirrored_version
-        return current if current and current.n != mirrored else None
+            video = rows.get_video(db, video_id)
+            current = versions.get(db, video_id, video.current_version)
+        return current if current and current.n != video.mirrored_version else None
 
-    def mirrored(self, version: Version) -> None:
-        with self._write() as db:
+    def mirrored(self, lease: Lease, version: Version) -> None:
+        """S3 has that version. Raises LeaseLost, also where it was withdrawn meanwhile: it must go again then."""
+        with self._write(lease) as db:
             rows.set_video(db, version.video_id, mirrored_version=version.n)

@@ -22,8 +22,10 @@ from hls_pipeline.versions import Version
 
 class Publication(Database):
     def unchanged(self, lease: Lease, now: datetime) -> None:
+        """The creator wants what is current: revisions that are not ready yet will not take its place any more."""
         with self._write(lease) as db:
             rows.move(db, lease.upload_id, State.UNCHANGED, now, lease.run_id)
+            _supersede(db, lease, rows.next_revision(db, lease.video_id), "what is current was sent again since", now)
 
     def next_revision(self, video_id: str) -> int:
         with self._read() as db:
@@ -126,11 +128,7 @@ class Publication(Database):
             if shown:
                 rows.set_video(db, lease.video_id, current_revision=upload.revision)
             rows.mark_due(db, lease.upload_id, due_at)
-            for upload_id in _overtaken(db, upload):
-                rows.move(
-                    db, upload_id, State.SUPERSEDED, version.time, lease.run_id, error="a newer revision is ready"
-                )
-                rows.mark_due(db, upload_id, version.time)
+            _supersede(db, lease, upload.revision, "a newer revision is ready", version.time)
             return version
 
     def revise(self, lease: Lease, document: Mapping[str, Any], **about: Any) -> Version:
@@ -148,11 +146,13 @@ class Publication(Database):
             return rows.get_video(db, video_id).current_revision or 0
 
 
-def _overtaken(db: sa.Connection, ready: Upload) -> Sequence[str]:
-    """Lower revisions of the video that are still on their way, or failed on it."""
+def _supersede(db: sa.Connection, lease: Lease, below: int, reason: str, now: datetime) -> None:
+    """Lower revisions of the video that are still on their way, or failed on it, are not wanted any more."""
     query = sa.select(tables.upload.c.upload_id).where(
-        tables.upload.c.video_id == ready.video_id,
-        tables.upload.c.revision < ready.revision,
+        tables.upload.c.video_id == lease.video_id,
+        tables.upload.c.revision < below,
         tables.upload.c.state.in_({*IN_WORK, State.FAILED}),
     )
-    return db.execute(query).scalars().all()
+    for upload_id in db.execute(query).scalars().all():
+        rows.move(db, upload_id, State.SUPERSEDED, now, lease.run_id, error=reason)
+        rows.mark_due(db, upload_id, now)

@@ -126,7 +126,8 @@ def set_video(db: sa.Connection, video_id: str, **values: Any) -> None:
 
 
 def move(db: sa.Connection, upload_id: str, state: State, now: datetime, run_id: str | None, **values: Any) -> None:
-    check_move(upload_id, get_upload(db, upload_id).state, state)
+    row = db.execute(uploads().where(tables.upload.c.upload_id == upload_id).with_for_update()).one()
+    check_move(upload_id, State(row.state), state)  # as it is now, whoever moved it since it was read
     values.setdefault("not_before", None)
     set_upload(db, upload_id, state=state, updated_at=now, **values)
     note_state(db, upload_id, state, now, run_id)

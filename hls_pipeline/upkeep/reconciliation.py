@@ -311,7 +311,10 @@ class _Look:
     def _mirror(self, video_id: str) -> None:
         with self.store.writing() as db:
             db.execute(sa.update(tables.video).filter_by(video_id=video_id).values(mirrored_version=None))
-        steps.mirror_document(video_id, self.objects, self.store, self.settings)
+        upload = self.store.current_upload(video_id) or self.store.latest_upload(video_id)
+        assert upload is not None
+        with work.holding(upload, f"hand:{uuid.uuid4()}", self.store, self.settings, last=True) as lease:
+            steps.mirror_document(lease, self.objects, self.store, self.settings)
 
     # uploads in parts, and in work
 

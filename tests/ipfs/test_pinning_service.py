@@ -294,6 +294,18 @@ def test_the_doctor_asks_the_services(
     assert (bad.ok, bad.advice) == (False, "check its endpoint and token in HLS_PINNING_SERVICES")
 
 
+def test_what_is_withdrawn_is_given_up_there_too(world: World, service: Service) -> None:
+    here = using(world, service.endpoint)
+    upload = here.publish_package("v", package("withdrawn everywhere"))
+    away = using(world, "http://127.0.0.1:1")
+    about = {"actor": "person", "reason": "rights ended", "objects": here.objects, "nodes": here.nodes}
+    assert withdrawal.withdraw("v", **about, store=away.store, settings=away.settings).left
+    assert len(service.pins) == 2
+    here.step("clear_temp_storage", upload, "hand:clear")
+    assert service.pins == {}
+    assert here.store.claims(upload.upload_id) == ()
+
+
 def test_its_word_never_counts_towards_deleting(world: World, service: Service) -> None:
     """It says `pinned` at once; our own node is down, so nobody proves anything."""
     service.fate = ("pinned",)
