@@ -30,7 +30,7 @@ from hls_pipeline.errors import Outage
 from hls_pipeline.metadata_store import MetadataStore
 from hls_pipeline.queue import broker, leases
 from hls_pipeline.queue.instance import fail_lost_run, keep_connections
-from hls_pipeline.queue.requests import UPLOAD_TAG
+from hls_pipeline.queue.requests import PARTITION_TAG, UPLOAD_TAG
 from hls_pipeline.queue.shared import Budget, Flag
 from hls_pipeline.settings import Settings
 
@@ -74,6 +74,7 @@ class Executor:
     def _handle(self, run_id: str, queue: str, looked: bool) -> None:
         run = self.instance.get_run_by_id(run_id)
         if run is None or run.is_finished:
+            leases.hide(self.store, run_id)
             return
         if run.status not in _BEGUN:
             with self._room(run, queue):
@@ -146,6 +147,7 @@ class _Watch:
     _over: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> _Watch:
+        self._show()
         self._thread = threading.Thread(target=self._look, name=f"watch-{self.run.run_id}", daemon=True)
         self._thread.start()
         return self
@@ -153,16 +155,29 @@ class _Watch:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
+        if self._alone:
+            leases.hide(self.executor.store, self.run.run_id)
 
     def _look(self) -> None:
         while not self._over.wait(_LOOK_SECONDS):
             try:
+                self._show()
                 if self._must_end():
                     self.interrupted = True
                     os.kill(os.getpid(), signal.SIGINT)
                     return
             except DATABASE_IS_AWAY as error:
                 _log.warning("run %s: cannot look whether it was terminated: %s", self.run.run_id, error)
+
+    @property
+    def _alone(self) -> bool:
+        """Whether no lease of a video says that the run is at work."""
+        return PARTITION_TAG not in self.run.tags
+
+    def _show(self) -> None:
+        if self._alone:
+            until = clock.now() + timedelta(seconds=self.executor.settings.lease_seconds)
+            leases.show(self.executor.store, self.run.run_id, until)
 
     def _must_end(self) -> bool:
         status = self.executor.status(self.run.run_id)

@@ -1,7 +1,8 @@
 """What the leases in the metadata store say of a run: whether its worker lives, and that its video is free again.
 
 A run holds the lease of its video from its first step to its last and renews it while it works (`work.py`), so the
-lease tells a worker that died from one that only lost its connection to the broker.
+lease tells a worker that died from one that only lost its connection to the broker. A run that is about no video, such
+as a re-pin, is shown to be at work by its worker.
 """
 
 from __future__ import annotations
@@ -14,15 +15,29 @@ import sqlalchemy as sa
 from hls_pipeline import clock, tables
 from hls_pipeline.metadata_store import PATH, MetadataStore
 
-_lease, _upload = tables.video_lease, tables.upload
+_lease, _upload, _shown = tables.video_lease, tables.upload, tables.checkpoint
 _OVER = clock.parse("1970-01-01T00:00:00.000Z")
 
 
 def at_work(store: MetadataStore, run_id: str, now: datetime) -> bool:
     """Whether the run's worker has shown itself within the lease's time. Raises Outage."""
-    query = sa.select(_lease.c.video_id).where(_holder_is(run_id), _lease.c.expires_at > now)
+    held = sa.select(_lease.c.video_id).where(_holder_is(run_id), _lease.c.expires_at > now)
+    shown = sa.select(_shown.c.name).where(_shown.c.name == _name(run_id), _shown.c.time > now)
     with store.reading() as db:
-        return db.execute(query).first() is not None
+        return any(db.execute(query).first() is not None for query in (held, shown))
+
+
+def show(store: MetadataStore, run_id: str, until: datetime) -> None:
+    """A run without a video is at work, and counts as such until then. Raises Outage."""
+    with store.writing() as db:
+        if not db.execute(sa.update(_shown).filter_by(name=_name(run_id)).values(time=until)).rowcount:
+            db.execute(sa.insert(_shown).values(name=_name(run_id), time=until, content={}))
+
+
+def hide(store: MetadataStore, run_id: str) -> None:
+    """The run has ended. Raises Outage."""
+    with store.writing() as db:
+        db.execute(sa.delete(_shown).filter_by(name=_name(run_id)))
 
 
 def lapsed(store: MetadataStore, run_id: str, now: datetime) -> bool:
@@ -55,6 +70,10 @@ def hand_back(store: MetadataStore, run_id: str) -> None:
                 .where(_upload.c.upload_id == held.upload_id, _upload.c.attempts > 0)
                 .values(attempts=_upload.c.attempts - 1, not_before=None)
             )
+
+
+def _name(run_id: str) -> str:
+    return f"run {run_id}"
 
 
 def _holder_is(run_id: str) -> sa.ColumnElement[bool]:

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,14 +122,15 @@ class Installation:
         for request in found.dynamic_partitions_requests or ():
             self.instance.add_dynamic_partitions(request.partitions_def_name, list(request.partition_keys))
         for request in found.run_requests or ():
-            yield self.launch(job, request.partition_key or "", {**request.tags, "dagster/sensor_name": sensor.name})
+            yield self.launch(job, request.partition_key, {**request.tags, "dagster/sensor_name": sensor.name})
 
-    def launch(self, job: str, video_id: str, tags: dict[str, str]) -> str:
+    def launch(self, job: str, video_id: str | None = None, tags: Mapping[str, str] | None = None) -> str:
+        about = {"dagster/partition": video_id} if video_id else {}
         repository = ReconstructableRepository.for_module("hls_pipeline.definitions", "defs", str(ROOT))
         definition = defs().resolve_job_def(job)
         run = self.instance.create_run_for_job(
             definition,
-            tags={**definition.run_tags, **tags, "dagster/partition": video_id},
+            tags={**definition.run_tags, **(tags or {}), **about},
             job_code_origin=repository.get_reconstructable_job(job).get_python_origin(),
         )
         self.instance.launch_run(run.run_id, None)  # type: ignore[arg-type]

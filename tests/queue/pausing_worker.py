@@ -2,7 +2,8 @@
 
 PAUSING_WORKER_AT is `{behaviour}:{step}`: `hold:publish` waits at the start of `publish` as long as the file `hold` is
 in PAUSING_WORKER_FOLDER, and says so with a file `held`; `die:publish` kills the process each time it works on a video
-named poison, `die-once:*` once in each step.
+named poison, `die-once:*` once in each step. `hold:thin` waits in the job that thins Dagster's history, which is about
+no video.
 """
 
 from __future__ import annotations
@@ -15,12 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from hls_pipeline import cli, steps
+from hls_pipeline.upkeep import retention
 from hls_pipeline.uploads import Upload
 
 STEPS = ("stage", "write_s3_manifest", "publish", "write_ipfs_manifest", "finalize", "clear_temp_storage")
 
 
 def prepare(behaviour: str, step: str, folder: Path) -> None:
+    if step == "thin":
+        retention.thin = thinning(retention.thin, folder)
+        return
     for name in STEPS if step == "*" else (step,):
         setattr(steps, name, wrapped(getattr(steps, name), name, behaviour, folder))
 
@@ -37,6 +42,14 @@ def wrapped(work: Callable[..., Any], name: str, behaviour: str, folder: Path) -
         return work(upload, *arguments)
 
     return step
+
+
+def thinning(work: Callable[..., int], folder: Path) -> Callable[..., int]:
+    def thin(*arguments: Any) -> int:
+        hold(folder)
+        return work(*arguments)
+
+    return thin
 
 
 def hold(folder: Path) -> None:

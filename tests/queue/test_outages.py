@@ -19,7 +19,7 @@ def test_rabbitmq_killed_with_messages_queued_and_at_work_loses_nothing(
     installation: Installation, rabbit: RabbitServer, request: pytest.FixtureRequest
 ) -> None:
     world = installation.world
-    installation.start_worker(at="hold:publish")
+    installation.start_worker(at="hold:publish", HLS_LEASE_SECONDS="20")
     for video_id in ("working", "queued"):
         installation.drop(video_id, package(request.node.name + video_id))
     installation.look()
@@ -46,11 +46,11 @@ def test_rabbitmq_killed_with_messages_queued_and_at_work_loses_nothing(
 def test_a_run_goes_on_while_its_worker_has_lost_the_broker_and_another_gets_its_message(
     installation: Installation, rabbit: RabbitServer, request: pytest.FixtureRequest
 ) -> None:
-    installation.start_worker(at="hold:publish")
+    installation.start_worker(at="hold:publish", HLS_LEASE_SECONDS="20")
     installation.drop("v", package(request.node.name))
     (run,) = installation.look()
     installation.wait_until_held()
-    installation.start_worker()
+    installation.start_worker(HLS_LEASE_SECONDS="20")
     rabbit.cut_connections()
     wait_until(lambda: installation.log().count(f"execute_run[{run}] received") > 1, "the message to come again", 60)
     installation.release()
@@ -58,6 +58,21 @@ def test_a_run_goes_on_while_its_worker_has_lost_the_broker_and_another_gets_its
     assert len(installation.ended_runs()) == 2
     assert installation.status(run) is DagsterRunStatus.SUCCESS
     installation.assert_published_once("v")
+
+
+def test_a_run_without_a_video_goes_on_too(installation: Installation) -> None:
+    """A re-pin takes hours: it was taken for dead, and interrupted, when its message came once more."""
+    installation.start_worker(at="hold:thin", HLS_LEASE_SECONDS="20")
+    run = installation.launch("thin_history")
+    installation.wait_until_held()
+    installation.start_worker()
+    for _ in range(2):  # the second is received when the first has been dealt with
+        broker.send(installation.settings, run, broker.IPFS, looked=True)
+    wait_until(lambda: installation.log().count(f"execute_run[{run}] received") > 2, "another to look at it", 60)
+    assert installation.status(run) is DagsterRunStatus.STARTED
+    installation.release()
+    installation.ended_runs()
+    assert installation.status(run) is DagsterRunStatus.SUCCESS
 
 
 def test_an_upload_whose_message_is_gone_gets_another_run(
