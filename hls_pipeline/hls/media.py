@@ -105,7 +105,7 @@ class MediaProbe:
         media = bool(self._uses.roles & _MEDIA_ROLES)
         if self._format == "playlist":
             self._add("URI_KIND_MISMATCH", "the file is a playlist")
-        elif is_active(self._head):
+        elif is_active(self._head) or (self._format == "hidden" and self._head.startswith(b"<?xml")):
             code = "MEDIA_UNKNOWN_TYPE" if media else "PKG_FORBIDDEN_TYPE"
             self._add(code, f"the file begins with {shown(self._head[:60].decode('utf-8', 'replace'))}")
         elif media and self._format != "hidden":

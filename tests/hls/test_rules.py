@@ -202,6 +202,10 @@ ERRORS: list[tuple[str, dict[str, str | bytes]]] = [
         "MEDIA_UNKNOWN_TYPE",
         {"index.m3u8": media(KEY_TAG, "seg.ts"), "k.key": KEY, "seg.ts": b"<script>alert(1)</script>" + bytes(23)},
     ),
+    (
+        "MEDIA_UNKNOWN_TYPE",
+        {"index.m3u8": media(KEY_TAG, "seg.ts"), "k.key": KEY, "seg.ts": b'<?xml version="1.0"?>\n<Error>404'},
+    ),
     ("MEDIA_TS_SYNC", segment("seg.ts", TS + b"x" + TS)),
     ("MEDIA_TS_SYNC", segment("seg.ts", b"x" + TS[1:])),
     ("MEDIA_TS_SYNC", segment("seg.ts", TS[:90] + TS[100:] + TS)),
