@@ -198,9 +198,11 @@ def _reached(library: Library, candidates: list[str]) -> set[str]:
 
 
 def _is_doubtful(library: Library, path: str) -> bool:
-    """Whether errors hide which playlists this one names."""
+    """Whether errors may hide which playlists this one names."""
     read = library.playlist(path)
-    return read.playlist is None or (read.findings.failed and None in _children(library, path))
+    return read.findings.failed and (
+        read.playlist is None or _is_multivariant(library, path) or None in _children(library, path)
+    )
 
 
 def _is_multivariant(library: Library, path: str) -> bool:
