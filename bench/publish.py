@@ -45,7 +45,8 @@ def main() -> None:
             line("s5cmd cp + ipfs add -r, kubo", options.mib, bare)
         for kind in KINDS:
             for streams in (1, 2):
-                tries = [publish(kind, work / f"{kind}-{streams}-{n}", revision, streams) for n in range(options.runs)]
+                chosen = settings.model_copy(update={"ipfs_streams": streams})
+                tries = [publish(kind, work / f"{kind}-{streams}-{n}", revision, chosen) for n in range(options.runs)]
                 note = f"{min(tries) / bare:.2f} of the bare tools (wanted: 0.8)" if bare and kind == "kubo" else ""
                 line(f"publish, {kind}, {streams} stream(s)", options.mib, min(tries), note)
         print(f"root {root}")
@@ -71,11 +72,11 @@ def stage(settings: Settings, work: Path, mib: int, files: int) -> Revision:
     return Revision(upload, inventory, world.objects, MEDIA, settings.policy())
 
 
-def publish(kind: str, repo: Path, revision: Revision, streams: int) -> float:
+def publish(kind: str, repo: Path, revision: Revision, settings: Settings) -> float:
     upload = revision.upload
     expected = Extent(upload.blocks or 0, upload.dag_bytes or 0)
     with running(kind, repo) as node, node.client() as client:
-        return seconds(lambda: replicas.publish(client, revision, expected, streams=streams))
+        return seconds(lambda: replicas.publish(client, revision, expected, settings))
 
 
 def bare_tools(settings: Settings, repo: Path, revision: Revision) -> float:

@@ -35,8 +35,6 @@ GRACE_SECONDS = 5.0
 """What the other nodes get when the quorum is reached, unless the settings say otherwise."""
 LATE_SECONDS = 60.0
 """How long a node that was given up gets no grace."""
-_AHEAD = 16 << 20
-"""Bytes of files that are read from S3 while others are sent, for one node."""
 
 
 @functools.cache
@@ -156,32 +154,32 @@ def _all(works: Iterable[Callable[[], _T]]) -> list[_T]:
 
 
 def publish(
-    kubo: Kubo, revision: Revision, expected: Extent, *, streams: int, again: bool = False
+    kubo: Kubo, revision: Revision, expected: Extent, settings: Settings, *, again: bool = False
 ) -> tuple[Receipt, ...]:
     """All of a revision's directory on one node, pinned and complete. `again` sends every block, whatever the node
     says that it has: it does not look whether their bytes are still the right ones (Kubo's `block/stat`, `dag/stat`).
     """
     root, sent = revision.directory.root.cid, list[Receipt]()
-    if again or kubo.pinned(root) is None:
-        sent.append(accepted(kubo, root, _send(kubo, revision, streams, again=again), clock.now()))
-        kubo.pin(root, f"{revision.upload.video_id} r{revision.upload.revision}", expected.bytes)
     try:
+        if again or kubo.pinned(root) is None:
+            sent.append(accepted(kubo, root, _send(kubo, revision, settings, again=again), clock.now()))
+            kubo.pin(root, f"{revision.upload.video_id} r{revision.upload.revision}", expected.bytes)
         return (*sent, *confirm(kubo, root, expected, clock.now()))
     except ProofMissing:
         if again:
             raise
         # Something is gone that seemed to be there: refill under the pin, which stays as it is.
-        return publish(kubo, revision, expected, streams=streams, again=True)
+        return publish(kubo, revision, expected, settings, again=True)
 
 
-def _send(kubo: Kubo, revision: Revision, streams: int, *, again: bool) -> Extent:
+def _send(kubo: Kubo, revision: Revision, settings: Settings, *, again: bool) -> Extent:
     """Files first, in several streams, then the directories that name them. Answers what the node counted of it."""
-    files = list({file.cid: file for file in revision.files}.values())
+    files, streams = list({file.cid: file for file in revision.files}.values()), settings.ipfs_streams
     if not again:
         parts = [files[start::streams] for start in range(streams)]
         files = [*chain(*_all(partial(_lacking, kubo, part) for part in parts))]
     shares = [share for share in _shares(files, streams) if share]
-    taken = _all(partial(_import, kubo, revision, share, _AHEAD // streams) for share in shares)
+    taken = _all(partial(_import, kubo, revision, share, settings.ipfs_ahead_bytes // streams) for share in shares)
     taken.append(kubo.import_blocks(revision.directory.blocks))
     return Extent(sum(each.blocks for each in taken), sum(each.bytes for each in taken))
 

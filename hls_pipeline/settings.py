@@ -76,6 +76,9 @@ class Settings(BaseSettings):
         (), description="IPFS pinning services that are asked for extra copies (JSON list of name, endpoint, token)"
     )
     ipfs_streams: int = Field(2, ge=1, le=16, description="import streams per node")
+    ipfs_ahead_bytes: int = Field(
+        16 << 20, ge=0, description="files that are read from S3 while others are sent, bytes per node"
+    )
     ipfs_profile: Literal["unixfs-v1-2025", "unixfs-v0-2015"] = "unixfs-v1-2025"
     ipfs_stall_seconds: float = Field(60, gt=0, description="a node silent for this long counts as down")
 

@@ -259,7 +259,7 @@ def publish(
     outcome = replicas.attempt(
         nodes,
         settings.ipfs_quorum,
-        lambda node: replicas.publish(node, revision, expected, streams=settings.ipfs_streams),
+        lambda node: replicas.publish(node, revision, expected, settings),
         settings.ipfs_grace_seconds,
     )
     store.add_receipts(lease, "finding", outcome.findings(str(root.cid)), clock.now())
@@ -439,7 +439,7 @@ def _made_superfluous(
     check = partial(_read_back, upload, settings)
 
     def refill(node: Kubo, again: bool) -> None:
-        replicas.publish(node, revision, expected, streams=settings.ipfs_streams, again=again)
+        replicas.publish(node, revision, expected, settings, again=again)
         replicas.publish_small(node, _record(revision), f"{upload.video_id} record")
 
     def check_or_refill(node: Kubo) -> list[Receipt]:

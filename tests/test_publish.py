@@ -215,6 +215,22 @@ def _small_files() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (256 * 1024, 256 * 1024))
 
 
+def test_a_block_that_is_there_and_cannot_be_read_is_sent_again(world: World, node: IpfsNode, seed: str) -> None:
+    """Left by an earlier try: the node says that it has the file, and then cannot pin what is above it."""
+    files = {**package(seed), "v/s0.ts": ts(seed, 6000)}  # of two blocks, so there is one that names them
+    upload = staged(world, files)
+    here = world.having(**_of(node))
+    (above,) = (file for file in here.store.inventory(upload.upload_id) if file.path == "v/s0.ts")
+    assert here.step("publish", upload).state is State.PINNED
+    root = Cid.parse(upload.root or "")
+    block = node.path_of(Cid.parse(above.cid))
+    here.nodes[0].unpin(root)
+    block.chmod(0o600)
+    block.write_bytes(b"\xff" * block.stat().st_size)
+    here.step("publish", upload)
+    assert here.nodes[0].read_back(root).blocks == upload.blocks
+
+
 # ---- between publishing and the clean-up --------------------------------------------------------------------------
 
 

@@ -88,21 +88,23 @@ def require_own_gateway(node: Kubo) -> None:
     """ProofMissing unless the node's gateway serves what that node has: a block that names the node, and that no other
     one has a reason to hold. Otherwise one node could be read back twice, and count for two.
 
-    The block stays behind, unpinned; where garbage collection took it, it is sent again.
+    The block stays behind, unpinned; where garbage collection took it, or the disk damaged it, it is sent again.
     """
     text = f"By this block the gateway of the IPFS node {node.peer_id()} is told from others.\n".encode()
     mark = Cid.of(text)
-    try:
-        node.block(mark)
-    except ProofMissing:
-        node.import_blocks([(mark, text)])
+    for there in (node.has(mark), False):
+        if not there:
+            node.import_blocks([(mark, text)])
         try:
             node.block(mark)
         except ProofMissing as error:
-            raise ProofMissing(
-                f"{node.gateway} is not the gateway of {node.name}: it lacks what that node has just taken. "
-                "HLS_IPFS_GATEWAY_URLS must be in the order of HLS_IPFS_RPC_URLS"
-            ) from error
+            lost = error
+        else:
+            return
+    raise ProofMissing(
+        f"{node.gateway} is not the gateway of {node.name}: it lacks what that node has just taken. "
+        "HLS_IPFS_GATEWAY_URLS must be in the order of HLS_IPFS_RPC_URLS"
+    ) from lost
 
 
 def _sample(node: Kubo, root: Cid, draws: int) -> Extent:

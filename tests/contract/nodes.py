@@ -38,7 +38,9 @@ class IpfsNode:
 
     def block_file(self, data: bytes) -> Path:
         """Where the block with these bytes is on its disk."""
-        cid = Cid.of(data)
+        return self.path_of(Cid.of(data))
+
+    def path_of(self, cid: Cid) -> Path:
         if self.kind == "embedded":
             return block_file(self.repo, cid)
         name = base64.b32encode(b"\x12\x20" + cid.digest).decode().rstrip("=")
