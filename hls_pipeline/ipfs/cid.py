@@ -37,7 +37,7 @@ class Cid:
 
     @classmethod
     def of(cls, data: bytes, codec: int = RAW, version: int = 1) -> Cid:
-        """The content id of a block."""
+        """The content id of a block: by default a raw one, as a file that fits one chunk or a leaf of a larger one."""
         return cls(version, codec, hashlib.sha256(data).digest())
 
     @classmethod
@@ -84,11 +84,6 @@ class Cid:
 
 NO_ROOT = Cid(1, RAW, b"", IDENTITY)
 """`bafkqaaa`: an empty identity block, for a CAR whose real root is not known yet (Kubo sharness t0054)."""
-
-
-def raw_cid(data: bytes) -> Cid:
-    """The content id of a raw block: a file that fits one chunk, or one leaf of a larger file."""
-    return Cid.of(data)
 
 
 def read_cid(buffer: bytes, offset: int = 0) -> tuple[Cid, int]:

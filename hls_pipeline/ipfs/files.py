@@ -14,7 +14,7 @@ from typing import Literal
 
 from hls_pipeline.ipfs import dagpb
 from hls_pipeline.ipfs.car import Block
-from hls_pipeline.ipfs.cid import DAG_PB, Cid, raw_cid, varint
+from hls_pipeline.ipfs.cid import DAG_PB, Cid, varint
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class FileBuilder:
         size = sum(map(len, self._pieces))
         if self._profile.raw_leaves:
             block = b"".join(self._pieces)
-            cid = raw_cid(block)
+            cid = Cid.of(block)
         else:
             block = b"".join(_wrapped(self._pieces, size))
             cid = Cid.of(block, DAG_PB, self._profile.version)

@@ -12,7 +12,7 @@ import pytest
 
 from hls_pipeline import replicas
 from hls_pipeline.errors import Outage, ProofMissing, ServiceError, UserError
-from hls_pipeline.ipfs.cid import Cid, raw_cid
+from hls_pipeline.ipfs.cid import Cid
 from hls_pipeline.ipfs.kubo import Kubo, Pin
 from hls_pipeline.ipfs.proof import Level, Receipt, accepted, confirm
 from hls_pipeline.ipfs.unixfs import PROFILES, Extent, entries, hash_tree
@@ -66,7 +66,7 @@ def test_an_import_of_nothing_is_counted_as_nothing(client: Kubo) -> None:
 @pytest.mark.parametrize("before", [0, 1, 40])
 def test_wrong_bytes_under_a_content_id_are_refused(client: Kubo, before: int) -> None:
     sent = fresh()
-    lie = raw_cid(noise(f"truth {before}", 1000))
+    lie = Cid.of(noise(f"truth {before}", 1000))
     blocks = [*list(sent.blocks * 40)[:before], (lie, b"something else"), *sent.blocks * 40]
     with pytest.raises(ServiceError):
         client.import_blocks(blocks)
@@ -190,7 +190,7 @@ def test_blocks_fetched_one_by_one_make_the_directory_again(client: Kubo, publis
 
 
 def test_what_is_not_there_is_missing_and_not_an_outage(client: Kubo) -> None:
-    absent = raw_cid(b"never sent")
+    absent = Cid.of(b"never sent")
     assert client.has(absent) is False
     assert client.pinned(absent) is None
     assert client.unpin(absent) is False

@@ -16,7 +16,7 @@ import pytest
 
 from hls_pipeline.errors import Outage, ProofMissing, ServiceError, ServiceRefused, UsageError
 from hls_pipeline.ipfs import car
-from hls_pipeline.ipfs.cid import NO_ROOT, raw_cid
+from hls_pipeline.ipfs.cid import NO_ROOT, Cid
 from hls_pipeline.ipfs.kubo import Kubo
 from hls_pipeline.ipfs.unixfs import Extent
 from hls_pipeline.ipfs.wire import duration
@@ -131,9 +131,9 @@ def test_success_said_before_everything_was_sent_is_none() -> None:
         time.sleep(2)
 
     def slowly() -> Iterator[car.Block]:
-        yield raw_cid(b"ten bytes!"), b"ten bytes!"
+        yield Cid.of(b"ten bytes!"), b"ten bytes!"
         time.sleep(0.5)
-        yield raw_cid(b"more"), b"more"
+        yield Cid.of(b"more"), b"more"
 
     with listening(serve) as address, pytest.raises(ServiceError):
         to(address).import_blocks(slowly())
@@ -148,7 +148,7 @@ def test_an_error_told_in_the_middle_of_an_upload_is_the_one_that_is_seen() -> N
         connection.sendall(plain(message, "500 Internal Server Error"))
         time.sleep(0.5)
 
-    block = raw_cid(bytes(1_000_000)), bytes(1_000_000)
+    block = Cid.of(bytes(1_000_000)), bytes(1_000_000)
     with listening(serve) as address, pytest.raises(Outage, match="no space left"):
         to(address).import_blocks(block for _ in range(5000))
 
@@ -233,7 +233,7 @@ def test_a_node_that_never_answers_is_an_outage_after_the_stall_limit(call: str)
 
 def test_a_node_that_stops_taking_an_upload_is_an_outage() -> None:
     never = threading.Event()
-    block = raw_cid(bytes(1_000_000)), bytes(1_000_000)
+    block = Cid.of(bytes(1_000_000)), bytes(1_000_000)
 
     def serve(_: Any) -> None:
         never.wait(10)
@@ -331,7 +331,7 @@ def test_a_wrong_block_under_a_right_name_is_not(whole: Package) -> None:
 
 
 def test_a_foreign_block_is_not(whole: Package) -> None:
-    blocks = (*in_order(whole), (raw_cid(b"foreign"), b"foreign"))
+    blocks = (*in_order(whole), (Cid.of(b"foreign"), b"foreign"))
     with answering(served(blocks)) as address, pytest.raises(ProofMissing, match="no part of it"):
         to(address).read_back(whole.directory.root.cid)
 

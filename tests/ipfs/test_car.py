@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from hls_pipeline.errors import Corruption
 from hls_pipeline.ipfs import car
-from hls_pipeline.ipfs.cid import DAG_PB, NO_ROOT, Cid, raw_cid, varint
+from hls_pipeline.ipfs.cid import DAG_PB, NO_ROOT, Cid, varint
 from hls_pipeline.ipfs.unixfs import PROFILES, hash_tree
 
-BLOCKS = [(raw_cid(data), data) for data in (b"", b"a", b"segment" * 1000)]
+BLOCKS = [(Cid.of(data), data) for data in (b"", b"a", b"segment" * 1000)]
 
 
 def written(roots: list[Cid], blocks: list[car.Block]) -> bytes:
@@ -35,7 +35,7 @@ class Dripping:
 @given(st.lists(st.binary(max_size=300), max_size=5), st.sampled_from([0, 1, 23, 24, 199]), st.integers(1, 50))
 def test_a_car_gives_back_its_roots_and_blocks_however_it_arrives(contents: list[bytes], roots: int, step: int) -> None:
     blocks = [(Cid.of(data, DAG_PB, version), data) for data in contents for version in (0, 1)]
-    names = [raw_cid(bytes([number])) for number in range(roots)]
+    names = [Cid.of(bytes([number])) for number in range(roots)]
     stream = Dripping(written(names, blocks), step)
     assert car.read_roots(stream) == tuple(names)
     assert list(car.read_blocks(stream)) == blocks
@@ -116,12 +116,12 @@ def test_a_block_that_is_too_large_is_refused_before_memory_is_taken(length: int
 
 def test_the_largest_block_is_read_and_a_larger_one_is_not() -> None:
     largest = bytes(car.MAX_BLOCK)
-    assert len(list(car.read_car(io.BytesIO(written([], [(raw_cid(largest), largest)]))))) == 1
+    assert len(list(car.read_car(io.BytesIO(written([], [(Cid.of(largest), largest)]))))) == 1
     larger = largest + b"x"
     with pytest.raises(Corruption):
-        list(car.read_car(io.BytesIO(written([], [(raw_cid(larger), larger)]))))
+        list(car.read_car(io.BytesIO(written([], [(Cid.of(larger), larger)]))))
 
 
 def test_wrong_bytes_under_a_content_id_are_damage() -> None:
     with pytest.raises(Corruption, match="hash to something else"):
-        list(car.read_car(io.BytesIO(written([], [(raw_cid(b"a"), b"b")]))))
+        list(car.read_car(io.BytesIO(written([], [(Cid.of(b"a"), b"b")]))))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hls_pipeline.errors import Corruption, UserError
-from hls_pipeline.ipfs.cid import DAG_PB, IDENTITY, NO_ROOT, RAW, Cid, raw_cid, read_cid, read_varint, varint
+from hls_pipeline.ipfs.cid import DAG_PB, IDENTITY, NO_ROOT, RAW, Cid, read_cid, read_varint, varint
 
 HELLO = "bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e"
 EMPTY_V0 = "QmbFMke1KXqnYyBBWxB74N4c5SBnJMVAiMNRcGu6x1AwQH"
@@ -23,7 +23,7 @@ cids = st.builds(
 
 
 def test_a_raw_block_has_the_content_id_that_ipfs_gives_it() -> None:
-    assert str(raw_cid(b"hello world")) == HELLO
+    assert str(Cid.of(b"hello world")) == HELLO
 
 
 def test_the_null_root_is_kubos() -> None:

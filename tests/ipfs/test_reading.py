@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hls_pipeline.errors import Corruption, NotFound
 from hls_pipeline.ipfs import dagpb
-from hls_pipeline.ipfs.cid import DAG_PB, Cid, raw_cid, varint
+from hls_pipeline.ipfs.cid import DAG_PB, Cid, varint
 from hls_pipeline.ipfs.unixfs import (
     PROFILES,
     FileBuilder,
@@ -109,7 +109,7 @@ def shard(children: list[dagpb.Link]) -> bytes:
 
 def test_a_shard_that_pretends_to_hold_itself_everywhere_is_damage() -> None:
     store = Store()
-    below = store.put(shard([dagpb.Link(b"00entry", raw_cid(b"x"), 1)]))
+    below = store.put(shard([dagpb.Link(b"00entry", Cid.of(b"x"), 1)]))
     for _ in range(7):
         below = store.put(shard([dagpb.Link(b"%02X" % slot, below, 1) for slot in range(256)]))
     with pytest.raises(Corruption):
@@ -121,8 +121,8 @@ def test_empty_and_too_deep_shards_are_damage() -> None:
     with pytest.raises(Corruption):
         list(entries(store.put(shard([])), store.__getitem__))
     with pytest.raises(Corruption):
-        list(entries(store.put(shard([dagpb.Link(b"ZZname", raw_cid(b"x"), 1)])), store.__getitem__))
-    below = store.put(shard([dagpb.Link(b"00entry", raw_cid(b"x"), 1)]))
+        list(entries(store.put(shard([dagpb.Link(b"ZZname", Cid.of(b"x"), 1)])), store.__getitem__))
+    below = store.put(shard([dagpb.Link(b"00entry", Cid.of(b"x"), 1)]))
     for _ in range(9):
         below = store.put(shard([dagpb.Link(b"00", below, 1)]))
     with pytest.raises(Corruption):
@@ -143,4 +143,4 @@ def test_blocks_of_other_codecs_are_refused() -> None:
     cid = Cid.of(b"\xa0", 0x71)
     with pytest.raises(Corruption, match="codec"):
         links(cid, b"\xa0")
-    assert links(raw_cid(b"x"), b"x") == ()
+    assert links(Cid.of(b"x"), b"x") == ()
