@@ -22,6 +22,7 @@ from alembic.migration import MigrationContext
 from hls_pipeline import clock, documents, metadata_store, tables
 from hls_pipeline.errors import Conflict, LeaseLost, NotFound, Outage
 from hls_pipeline.metadata_store import PATH, InventoryFile, Lease, MetadataStore, TempObject, Version, rows
+from hls_pipeline.metadata_store.arrivals import Passage
 from hls_pipeline.uploads import IN_WORK, Drop, DropObject, State, Upload
 from tests.services import Postgres, free_ports, wait_until
 
@@ -890,8 +891,8 @@ def test_a_document_is_mirrored_until_a_newer_one_is_current(store: MetadataStor
 def test_the_newest_publications_are_remembered_with_size_and_duration(store: MetadataStore) -> None:
     published(store, 1, at=13)
     published(store, 2, at=15)
-    assert store.recent_publications(10) == ((10, 5.0), (10, 3.0))
-    assert store.recent_publications(1) == ((10, 5.0),)
+    assert store.recent_publications(10) == (Passage(10, 1.0, 4.0), Passage(10, 1.0, 2.0))
+    assert store.recent_publications(1) == (Passage(10, 1.0, 4.0),)
 
 
 def test_bytes_in_work_are_those_staged_earlier(store: MetadataStore) -> None:

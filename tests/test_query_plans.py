@@ -22,7 +22,7 @@ READS_ALL = {
     "sqlite": ("EXPLAIN QUERY PLAN ", re.compile(r"SCAN (?!.*USING)")),
     "postgresql": ("EXPLAIN ", re.compile(r"Seq Scan")),
 }
-BACKWARDS = "ORDER BY state_change_2.id DESC"
+BACKWARDS = "ORDER BY state_change_3.id DESC"
 """The newest publications: SQLite walks back from the end and stops after twenty."""
 
 

@@ -5,6 +5,7 @@ Add a method here that takes a drop in or reads uploads; who works on them is in
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -15,6 +16,15 @@ from hls_pipeline import tables
 from hls_pipeline.metadata_store import rows
 from hls_pipeline.metadata_store.database import Database
 from hls_pipeline.uploads import Drop, State, Upload
+
+
+@dataclass(frozen=True)
+class Passage:
+    """How long an upload took from stage to stage, in seconds."""
+
+    size: int  # bytes
+    to_pinned: float
+    to_published: float
 
 
 class Arrivals(Database):
@@ -106,19 +116,25 @@ class Arrivals(Database):
         with self._read() as db:
             return tuple((State(row.state), row.time, row.run_id) for row in db.execute(query))
 
-    def recent_publications(self, limit: int) -> tuple[tuple[int, float], ...]:
-        """(bytes, seconds from staged to published) of the newest published uploads."""
-        staged, published = tables.state_change.alias(), tables.state_change.alias()
+    def recent_publications(self, limit: int) -> tuple[Passage, ...]:
+        """The newest published uploads that went through without a person's help, newest first."""
+        staged, pinned, published, failed = (tables.state_change.alias() for _ in range(4))
+        stuck = sa.exists().where(failed.c.upload_id == published.c.upload_id, failed.c.state == State.FAILED)
         query = (
-            sa.select(tables.upload.c.size, staged.c.time.label("began"), published.c.time.label("ended"))
+            sa.select(tables.upload.c.size, staged.c.time, pinned.c.time, published.c.time)
             .join(published, published.c.upload_id == tables.upload.c.upload_id)
+            .join(pinned, pinned.c.upload_id == tables.upload.c.upload_id)
             .join(staged, staged.c.upload_id == tables.upload.c.upload_id)
-            .where(published.c.state == State.PUBLISHED, staged.c.state == State.STAGED)
+            .where(published.c.state == State.PUBLISHED, pinned.c.state == State.PINNED)
+            .where(staged.c.state == State.STAGED, ~stuck)
             .order_by(published.c.id.desc())
             .limit(limit)
         )
         with self._read() as db:
-            return tuple((row.size, (row.ended - row.began).total_seconds()) for row in db.execute(query))
+            return tuple(
+                Passage(size, (at_pinned - at_staged).total_seconds(), (at_end - at_pinned).total_seconds())
+                for size, at_staged, at_pinned, at_end in db.execute(query)
+            )
 
     def bytes_in_work(self, before: Upload) -> int:
         """Bytes of staged uploads that arrived earlier and are not on IPFS yet."""
