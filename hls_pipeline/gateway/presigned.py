@@ -37,6 +37,8 @@ _REQUEST_BYTES = 8 << 20
 _PART = 64 << 20
 """Bytes of a part, and the largest file that goes up in one."""
 _COMPLETION = timedelta(minutes=10)
+_OPEN_PER_KEY = 100
+"""Uploads that a key may have begun and neither completed nor given up."""
 
 
 @router.post(
@@ -106,6 +108,10 @@ def _begin(services: Services, caller: Caller, wanted: shapes.UploadRequest) -> 
     settings, now = services.settings, clock.now()
     sizes = {file.path: file.size for file in wanted.files}
     _check(services, caller, wanted, sizes)
+    assert caller.key_id is not None
+    if services.records.open_presigned(caller.key_id, now) >= _OPEN_PER_KEY:
+        text = f"this key has {_OPEN_PER_KEY} open uploads: complete or delete some"
+        raise Refused(429, "too_many_uploads", text, {"Retry-After": "60"})
     metadata = json.dumps(wanted.metadata, ensure_ascii=False).encode() if wanted.metadata is not None else None
     try:
         video_id = choose_video_id(wanted.video_id, metadata)
@@ -116,7 +122,6 @@ def _begin(services: Services, caller: Caller, wanted: shapes.UploadRequest) -> 
     if metadata is not None:
         services.objects.put(bucket, arrivals.prefix(arrival_id) + keys.METADATA, metadata, "application/json")
         sizes[keys.METADATA] = len(metadata)
-    assert caller.key_id is not None
     files = tuple(_file(services, arrival_id, path, size) for path, size in sizes.items())
     expires = now + timedelta(seconds=settings.upload_seconds)
     presigned = Presigned(arrival_id, caller.key_id, video_id, files, now, expires)

@@ -241,6 +241,13 @@ class Records:
             raise NotFound("there is no such upload; it may have expired")
         return _presigned(row)
 
+    def open_presigned(self, key_id: str, now: datetime) -> int:
+        """How many uploads the key has begun and not completed."""
+        table = tables.presigned_upload
+        query = sa.select(sa.func.count()).select_from(table).where(table.c.expires_at > now, table.c.key_id == key_id)
+        with self._store.reading() as db:
+            return db.execute(query.where(table.c.upload_id.is_(None))).scalar() or 0
+
     def begin_completion(self, presigned_id: str, now: datetime, stale: timedelta) -> bool:
         """Whether the caller is the one to complete it; somebody who began `stale` ago counts for nothing."""
         table = tables.presigned_upload

@@ -144,6 +144,16 @@ def test_the_uploads_of_others_are_not_there(gateway: Gateway) -> None:
         assert gateway.ask(method, f"/v1/uploads/{begun['id']}{path}", headers=other).status_code == 404
 
 
+def test_a_key_has_only_so_many_uploads_open_at_once(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is a place in S3 and up to five thousand addresses, for hours."""
+    monkeypatch.setattr(presigned, "_OPEN_PER_KEY", 2)
+    first, _ = (begin(gateway, FILES).json()["id"] for _ in range(2))
+    refused = begin(gateway, FILES)
+    assert (refused.status_code, refused.json()["code"]) == (429, "too_many_uploads")
+    gateway.ask("DELETE", f"/v1/uploads/{first}", headers=gateway.bearer).raise_for_status()
+    assert begin(gateway, FILES).status_code == 201
+
+
 def test_what_is_given_up_or_forgotten_is_removed(gateway: Gateway, gateway_with: Callable[..., Gateway]) -> None:
     begun = begin(gateway, FILES, video_id="film").json()
     put_all(begun, FILES)
