@@ -14,11 +14,13 @@ from fastapi import Depends, Request
 
 from hls_pipeline import metadata_store, replicas
 from hls_pipeline.errors import UsageError
+from hls_pipeline.gateway import readiness
 from hls_pipeline.gateway.config import GatewaySettings
 from hls_pipeline.gateway.followers import Followers
 from hls_pipeline.gateway.limits import Limits
 from hls_pipeline.gateway.metrics import Metrics
 from hls_pipeline.gateway.playlists import PlaylistCache
+from hls_pipeline.gateway.readiness import Readiness
 from hls_pipeline.gateway.records import Records
 from hls_pipeline.gateway.s3 import GatewayStore
 from hls_pipeline.ipfs.kubo import Kubo
@@ -39,6 +41,7 @@ class Services:
     metrics: Metrics
     playlists: PlaylistCache
     followers: Followers
+    readiness: Readiness
     buffers: asyncio.Semaphore
     """One for each buffer that may be on its way to S3; together they bound the memory of all uploads."""
     staging: anyio.CapacityLimiter
@@ -52,17 +55,19 @@ def connect(settings: GatewaySettings) -> Services:
             "HLS_PLAY=redirect sends viewers to S3 for HLS_PRESIGN_SECONDS; "
             "set HLS_S3_GRACE_SECONDS to at least as much, or their addresses end too early"
         )
-    store = metadata_store.connect(settings.database_url)
+    store, objects = metadata_store.connect(settings.database_url), GatewayStore.of(settings)
+    nodes = replicas.connect(settings)
     return Services(
         settings,
         store,
         Records(store),
-        GatewayStore.of(settings),
-        replicas.connect(settings),
+        objects,
+        nodes,
         Limits(settings),
         Metrics(),
         PlaylistCache(),
         Followers(),
+        Readiness(readiness.checks(settings, store, objects, nodes)),
         asyncio.Semaphore(_BUFFERS),
         anyio.CapacityLimiter(_STAGED_AT_ONCE),
     )

@@ -401,4 +401,4 @@ class Ready(BaseModel):
     )
 
     status: Literal["ready", "not ready"]
-    services: dict[str, str] = Field(description="`ok`, or the code of what is wrong")
+    services: dict[str, str] = Field(description="`ok`, `no_answer`, or the code of what is wrong")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hls_pipeline import clock
 from hls_pipeline.gateway import access
 from hls_pipeline.gateway.access import Scope
 from tests.gateway.conftest import Gateway
-from tests.services import package
+from tests.services import package, wait_until
 
 
 def test_a_healthy_gateway_says_so(gateway: Gateway) -> None:
@@ -28,6 +29,23 @@ def test_readyz_names_the_service_that_is_missing_and_no_address(gateway_with: C
     assert ready.status_code == 503
     assert ready.json()["services"]["ipfs 0"] == "service_unavailable"
     assert "127.0.0.1" not in ready.text
+
+
+def test_readyz_names_a_service_that_neither_answers_nor_refuses(
+    gateway_with: Callable[..., Gateway], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waited as long as the service did, and so told nobody which one it was."""
+    monkeypatch.setattr("hls_pipeline.gateway.readiness._PATIENCE_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        gateway = gateway_with(ipfs_rpc_urls=(address,), ipfs_gateway_urls=(address,))
+        wait_until(lambda: gateway.get("/readyz").json()["services"]["database"] == "ok", "the others")
+        for _ in range(5):
+            assert gateway.get("/readyz").json()["services"]["ipfs 0"] == "no_answer"
+        silent.setblocking(False)
+        silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):  # all of them shared one look
+            silent.accept()
 
 
 def test_a_refusal_is_a_problem_document_with_a_stable_code(gateway: Gateway) -> None:
