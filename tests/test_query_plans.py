@@ -90,5 +90,6 @@ def readers(store: MetadataStore, upload: Upload) -> None:
     for by_upload in (store.history, store.inventory, store.temp_objects, store.receipts, store.claims):
         by_upload(upload.upload_id)
     store.as_of(upload.video_id, clock.now())
+    store.version(upload.video_id, 1)
     store.newest_version(upload)
     store.videos(10, "a")

@@ -91,10 +91,7 @@ def version(
     video_id: VideoId, n: Annotated[int, Path(ge=1, le=2**31 - 1)], services: ServicesDep, _: Reader
 ) -> dict[str, Any]:
     check_id(video_id)
-    for item in services.store.versions(video_id):
-        if item.n == n:
-            return version_json(item)
-    raise NotFound(f"video {video_id} has no version {n}")
+    return version_json(services.store.version(video_id, n))
 
 
 @router.get(

@@ -23,6 +23,15 @@ class Documents(Database):
             rows.get_video(db, video_id)
             return versions.of(db, video_id)
 
+    def version(self, video_id: str, n: int) -> Version:
+        """The `n`-th version. Raises NotFound for an unknown video, or when it has none of that number."""
+        with self._read() as db:
+            rows.get_video(db, video_id)
+            found = versions.get(db, video_id, n)
+        if found is None:
+            raise NotFound(f"video {video_id} has no version {n}")
+        return found
+
     def current(self, video_id: str) -> Version | None:
         """The version readers get, None before the first. Raises NotFound for an unknown video."""
         with self._read() as db:
