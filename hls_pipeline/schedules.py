@@ -12,6 +12,7 @@ import dagster as dg
 from hls_pipeline import clock, jobs, settings
 from hls_pipeline.assets.frame import videos
 from hls_pipeline.errors import PipelineError
+from hls_pipeline.queue import broker
 from hls_pipeline.resources.metadata import MetadataResource
 from hls_pipeline.upkeep import retention, retries
 
@@ -41,7 +42,10 @@ def _partition_keys(instance: dg.DagsterInstance) -> Iterator[list[str]]:
         cursor, more = page.cursor, page.has_more
 
 
-@dg.job(description="Takes videos at rest out of the list of partitions; their history stays.")
+@dg.job(
+    description="Takes videos at rest out of the list of partitions; their history stays.",
+    run_tags={broker.QUEUE_TAG: broker.UPKEEP},
+)
 def archive_partitions() -> None:
     archive_settled_partitions()
 
@@ -53,7 +57,10 @@ def thin_dagsters_history(context: dg.OpExecutionContext) -> None:
     context.add_output_metadata({"runs": gone})
 
 
-@dg.job(description="Thins Dagster's runs and logs of long ago; materializations stay.")
+@dg.job(
+    description="Thins Dagster's runs and logs of long ago; materializations stay.",
+    run_tags={broker.QUEUE_TAG: broker.UPKEEP},
+)
 def thin_history() -> None:
     thin_dagsters_history()
 

@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from hls_pipeline import clock, work
+from hls_pipeline import clock, schedules, work
 from hls_pipeline.definitions import defs
 from hls_pipeline.errors import Corruption, ServiceError
 from hls_pipeline.ipfs.cid import Cid
@@ -128,3 +128,9 @@ def test_the_clock_looks_after_the_installation(schedule: str, job: str) -> None
     found = defs().resolve_schedule_def(schedule)
     assert found.job_name == job
     assert found.default_status is dg.DefaultScheduleStatus.RUNNING
+
+
+def test_what_the_clock_starts_waits_in_a_queue_of_its_own_and_holds_up_no_package() -> None:
+    started = {defs().resolve_schedule_def(schedule.name).job_name for schedule in schedules.ALL} - {"ingest"}
+    queues = {name: defs().resolve_job_def(name).run_tags.get("dagster-celery/queue") for name in started}
+    assert queues == dict.fromkeys(started, "upkeep")

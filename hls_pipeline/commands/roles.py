@@ -59,7 +59,7 @@ def daemon(workspace: WorkspaceOption = Path("workspace.yaml")) -> None:
 
 
 def worker(
-    queues: Annotated[str, typer.Option(help="The queues to take runs from, separated by commas.")] = "ipfs,light",
+    queues: Annotated[str, typer.Option(help="Queues to take runs from, separated by commas.")] = "ipfs,light,upkeep",
     concurrency: Annotated[int, typer.Option(min=1, help="Runs at once of each queue.")] = 1,
     health_port: Annotated[
         int | None,

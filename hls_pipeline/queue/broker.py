@@ -1,8 +1,9 @@
 """What the launcher, the worker and `hls-pipeline queue` want of a message broker, and which one the settings mean.
 
-A message holds the id of a run and nothing else; what there is to know of the run is in Dagster's storage. Two queues:
-`ipfs` for large packages, `light` for small ones and for clean-up, so that a small package waits for no large one.
-RabbitMQ is in `rabbitmq.py`, SQS in `sqs.py`; a third broker is a third module.
+A message holds the id of a run and nothing else; what there is to know of the run is in Dagster's storage. Queue `ipfs`
+is for large packages, `light` for small ones and for clean-up, `upkeep` for what the clock starts, so that a small
+package waits for no large one, and no package for a re-pin. RabbitMQ is in `rabbitmq.py`, SQS in `sqs.py`; a third
+broker is a third module.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from celery import Celery
     from kombu import Queue
 
-IPFS, LIGHT = "ipfs", "light"
-QUEUES = (IPFS, LIGHT)
+IPFS, LIGHT, UPKEEP = "ipfs", "light", "upkeep"
+QUEUES = (IPFS, LIGHT, UPKEEP)
 DEAD = "dead"
 QUEUE_TAG = "dagster-celery/queue"
 """Run tag naming the queue, as everywhere where Dagster meets Celery."""

@@ -1,4 +1,4 @@
-"""SQS: two queues and a dead-letter queue, named with HLS_QUEUE_PREFIX because they share an account.
+"""SQS: the queues and a dead-letter queue, named with HLS_QUEUE_PREFIX because they share an account.
 
 A message that is with a worker is hidden from others for a while. One whose run takes longer comes again, is seen to
 be at work, and is put off; so that time need not be as long as the longest run. SQS has no remote control, and none is

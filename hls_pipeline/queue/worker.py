@@ -35,7 +35,7 @@ def run(queues: Sequence[str], concurrency: int, health_port: int | None) -> Non
     `concurrency` is the number of runs at once of each queue. Raises UsageError for a queue or broker that is none.
     """
     if unknown := set(queues) - set(broker.QUEUES):
-        raise UsageError(f"no such queue: {', '.join(sorted(unknown))}; there are {' and '.join(broker.QUEUES)}")
+        raise UsageError(f"no such queue: {', '.join(sorted(unknown))}; there are {', '.join(broker.QUEUES)}")
     import hls_pipeline.queue.warm  # noqa: F401  # what children share
 
     config = settings.load()

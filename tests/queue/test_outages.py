@@ -67,7 +67,7 @@ def test_a_run_without_a_video_goes_on_too(installation: Installation) -> None:
     installation.wait_until_held()
     installation.start_worker()
     for _ in range(2):  # the second is received when the first has been dealt with
-        broker.send(installation.settings, run, broker.IPFS, looked=True)
+        broker.send(installation.settings, run, broker.UPKEEP, looked=True)
     wait_until(lambda: installation.log().count(f"execute_run[{run}] received") > 2, "another to look at it", 60)
     assert installation.status(run) is DagsterRunStatus.STARTED
     installation.release()
@@ -103,10 +103,10 @@ def test_messages_that_nobody_can_handle_are_kept_shown_and_sent_back(installati
         found = json.loads(said.invoke(app, ["queue", "status", "--json"]).stdout)["queues"]
         return {state["name"]: state["ready"] for state in found}
 
-    wait_until(lambda: states() == {"ipfs": 0, "light": 0, "dead": 1}, "one dead letter")
+    wait_until(lambda: states() == {"ipfs": 0, "light": 0, "upkeep": 0, "dead": 1}, "one dead letter")
     (letter,) = json.loads(said.invoke(app, ["queue", "dead", "--json"]).stdout)["dead_letters"]
     assert (letter["queue"], letter["body"]) == ("light", "none of ours")
     assert "none of ours" in said.invoke(app, ["queue", "dead", letter["message_id"]]).stdout
     assert said.invoke(app, ["queue", "redrive", "another"]).stdout == "0 sent back\n"
     assert said.invoke(app, ["queue", "redrive", "--all"]).stdout == "1 sent back\n"
-    wait_until(lambda: states() == {"ipfs": 0, "light": 0, "dead": 1}, "it to come back")
+    wait_until(lambda: states() == {"ipfs": 0, "light": 0, "upkeep": 0, "dead": 1}, "it to come back")

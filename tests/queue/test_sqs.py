@@ -33,7 +33,7 @@ def test_packages_go_through_sqs_and_a_run_is_terminated_without_remote_control(
     over_sqs.drop("v", package(request.node.name))
     (waiting,) = over_sqs.look()
     queues = broker.connect(over_sqs.settings)
-    assert {state.name: state.ready for state in queues.states()} == {"ipfs": 0, "light": 1, "dead": 0}
+    assert {state.name: state.ready for state in queues.states()} == {"ipfs": 0, "light": 1, "upkeep": 0, "dead": 0}
     over_sqs.start_worker(at="hold:publish")
     over_sqs.wait_until_held()
     assert over_sqs.instance.run_launcher.terminate(waiting)
