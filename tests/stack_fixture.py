@@ -79,15 +79,14 @@ def wait_until_ready(stack: RunningStack) -> None:
     wait_until(ready_or_dead, READY_SECONDS, lambda: f"a ready stack:\n{stack.said()}")
 
 
-def stop(stack: RunningStack) -> float:
-    """SIGTERM; the seconds it took. Asserts that every process is gone."""
+def stop(stack: RunningStack) -> None:
+    """SIGTERM. Asserts that every process is gone; how long it took is for the log."""
     began = time.monotonic()
     stack.process.send_signal(signal.SIGTERM)
     stack.process.wait(STOP_SECONDS)
-    took = time.monotonic() - began
+    print(f"the stack stopped in {time.monotonic() - began:.1f} s")
     assert stack.processes() == []
     assert not (stack.data / "stack.json").exists()
-    return took
 
 
 @contextmanager

@@ -157,7 +157,7 @@ def repositories(stack: RunningStack) -> list[str]:
 def test_a_stack_that_is_stopped_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
     starting = stack_fixture.start(tmp_path / "data")
     starting.wait_until_said("S3 (SeaweedFS)")
-    assert stack_fixture.stop(starting) < 10
+    stack_fixture.stop(starting)
     assert starting.process.returncode == 0
 
 
@@ -189,7 +189,7 @@ def test_after_kill_9_the_next_up_ends_what_was_left_and_carries_on(tmp_path: Pa
         assert object_store.connect(settings_of(settings.Settings(data=data))).head("inbox", "v/_READY").size == 0
         with dagster_instance(data) as instance:
             assert instance.get_run_by_id(lost).status is DagsterRunStatus.FAILURE
-        assert stack_fixture.stop(second) < 10
+        stack_fixture.stop(second)
 
 
 @contextmanager
