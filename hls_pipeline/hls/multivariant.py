@@ -160,5 +160,5 @@ class MultivariantReader(PlaylistReader):
         defaults = Counter((r.get("TYPE"), r.get("GROUP-ID")) for r in self.renditions if r.get("DEFAULT") == "YES")
         for (kind_, group), count in defaults.items():
             if count > 1:
-                text = f"{count} renditions of {kind_} group {shown(group or '')} are DEFAULT=YES"
+                text = f"{count} renditions of {shown(kind_ or '', 40)} group {shown(group or '', 120)} are DEFAULT=YES"
                 self.context.findings.add("HLS_DEFAULT_TWICE", self.context.path, None, text)

@@ -25,9 +25,13 @@ def _compare(first: Playlist, other: Playlist, findings: Findings) -> None:
         ("playlist type", first.playlist_type, other.playlist_type),
     ):
         if one != two:
-            text = f"its {name} is {two}, that of {shown(first.path, 100)} is {one}"
+            text = f"its {name} is {_said(two)}, that of {shown(first.path, 80)} is {_said(one)}"
             findings.add("HLS_VARIANTS_DIFFER", other.path, None, text)
     apart = abs(first.duration - other.duration)
     if apart > max(first.target_duration or 1, other.target_duration or 1):
         text = f"it lasts {other.duration} s, {shown(first.path, 100)} lasts {first.duration} s"
         findings.add("HLS_VARIANTS_DIFFER", other.path, None, text)
+
+
+def _said(value: int | str | None) -> str:
+    return shown(value, 40) if isinstance(value, str) else str(value)

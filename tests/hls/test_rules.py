@@ -439,6 +439,14 @@ def test_a_strangers_text_is_escaped_and_cut() -> None:
     assert len(report.errors[0].excerpt or "") < 300
 
 
+def test_what_variants_differ_in_is_a_strangers_text_too() -> None:
+    odd = media("#EXT-X-PLAYLIST-TYPE:\u202e" + "x" * 5000)
+    renditions = [f'#EXT-X-MEDIA:TYPE=\u202e{"x" * 5000},GROUP-ID="a",NAME="{n}",DEFAULT=YES' for n in "12"]
+    _, report = judge({"index.m3u8": master(*renditions, "a.m3u8", "b.m3u8"), "a.m3u8": media(), "b.m3u8": odd, **ONE})
+    assert {"HLS_VARIANTS_DIFFER", "HLS_DEFAULT_TWICE"} <= {finding.code for finding in report.findings}
+    assert all(finding.message.isprintable() and len(finding.message) < 300 for finding in report.findings)
+
+
 def test_one_rule_broken_a_thousand_times_is_reported_twenty_times_and_counted() -> None:
     _, report = judge({"index.m3u8": media(*(f"gone{i}.ts" for i in range(1000))), **ONE})
     missing = [finding for finding in report.errors if finding.code == "URI_MISSING_FILE"]
