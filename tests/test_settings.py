@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from hls_pipeline import settings
+from hls_pipeline.commands import doctor
 from hls_pipeline.errors import UsageError
 from hls_pipeline.settings import Settings
 
@@ -89,6 +90,12 @@ def test_a_severity_that_no_rule_can_have_is_a_usage_error(monkeypatch: pytest.M
     monkeypatch.setenv("HLS_SEVERITIES", value)
     with pytest.raises(UsageError):
         settings.load().policy()
+
+
+def test_the_doctor_tells_of_rules_that_cannot_be_before_a_package_arrives() -> None:
+    health = doctor._asked(*next(doctor._checks(settings.load(severities={"HLS_BOM": "warning"}))))
+    assert (health.service, health.ok) == ("package rules", False)
+    assert "HLS_BOM" in health.detail
 
 
 def test_secrets_do_not_show() -> None:

@@ -66,7 +66,8 @@ def check_all(data: Path | None) -> Iterator[Health]:
 def _checks(settings: Settings) -> Iterator[tuple[str, Callable[[], str], str]]:
     from hls_pipeline.local.data_folder import running
 
-    for bucket in (settings.s3_inbox, settings.s3_media):
+    yield "package rules", partial(_rules, settings), "check HLS_KEYS, HLS_S3_KEYS, HLS_KEY_SERVICE_URL, HLS_SEVERITIES"
+    for bucket in filter(None, (settings.s3_inbox, settings.s3_media, settings.s3_keys)):
         yield (
             f"S3 bucket {bucket}",
             partial(_bucket, settings, bucket),
@@ -101,6 +102,11 @@ def _asked(service: str, check: Callable[[], str], advice: str) -> Health:
         return Health(service, True, check())
     except Exception as error:  # noqa: BLE001  # whatever it is, it is the finding
         return Health(service, False, str(error) or type(error).__name__, advice)
+
+
+def _rules(settings: Settings) -> str:
+    policy = settings.policy()
+    return f"clear keys: {policy.keys}; {len(policy.severities)} severities other than in findings.md"
 
 
 def _bucket(settings: Settings, bucket: str) -> str:
