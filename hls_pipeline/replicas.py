@@ -33,6 +33,8 @@ _T = TypeVar("_T")
 
 GRACE_SECONDS = 5.0
 """What the other nodes get when the quorum is reached, unless the settings say otherwise."""
+_PROBES = 8
+"""Files of a package that are asked for first: one call each (measured: 100 of them take a tenth of a second)."""
 LATE_SECONDS = 60.0
 """How long a node that was given up gets no grace."""
 
@@ -175,7 +177,7 @@ def publish(
 def _send(kubo: Kubo, revision: Revision, settings: Settings, *, again: bool) -> Extent:
     """Files first, in several streams, then the directories that name them. Answers what the node counted of it."""
     files, streams = list({file.cid: file for file in revision.files}.values()), settings.ipfs_streams
-    if not again:
+    if not again and _holds_some(kubo, files):
         parts = [files[start::streams] for start in range(streams)]
         files = [*chain(*_all(partial(_lacking, kubo, part) for part in parts))]
     shares = [share for share in _shares(files, streams) if share]
@@ -186,6 +188,13 @@ def _send(kubo: Kubo, revision: Revision, settings: Settings, *, again: bool) ->
 
 def _import(kubo: Kubo, revision: Revision, files: Iterable[InventoryFile], ahead: int) -> Extent:
     return kubo.import_blocks(revision.blocks(files, ahead))
+
+
+def _holds_some(kubo: Kubo, files: Sequence[InventoryFile]) -> bool:
+    """Whether asking for every file pays. Of a new package the node has none, and a few answers tell; of one that was
+    cut off it has those that are sent first."""
+    few = sorted(files, key=_size, reverse=True)[:: -(-len(files) // _PROBES)]
+    return any(_holds(kubo, file) for file in few)
 
 
 def _lacking(kubo: Kubo, files: Iterable[InventoryFile]) -> list[InventoryFile]:
@@ -204,11 +213,15 @@ def _holds(kubo: Kubo, file: InventoryFile) -> bool:
         return False
 
 
+def _size(file: InventoryFile) -> int:
+    return file.size
+
+
 def _shares(files: Iterable[InventoryFile], streams: int) -> list[list[InventoryFile]]:
     """Files dealt out so that each stream has about as many bytes as the others."""
     shares: list[list[InventoryFile]] = [[] for _ in range(streams)]
     sizes = [0] * streams
-    for file in sorted(files, key=lambda file: file.size, reverse=True):
+    for file in sorted(files, key=_size, reverse=True):
         lightest = sizes.index(min(sizes))
         shares[lightest].append(file)
         sizes[lightest] += file.size

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from hls_pipeline import clock, keys, remaking, tables, withdrawal
+from hls_pipeline import clock, evidence, keys, remaking, tables, withdrawal
 from hls_pipeline.ipfs.cid import Cid
 from hls_pipeline.ipfs.unixfs import PROFILES, FileBuilder
 from hls_pipeline.upkeep import repinning
@@ -108,6 +108,7 @@ def test_a_rewriting_fix_gives_a_new_version_of_the_same_revision(
     assert json.loads(world.read("v/metadata.json")) == new
     assert by_hand(world, "v").record == made.record
     assert len(versions(world)) == len(before) + 1
+    assert list(evidence.problems(evidence.collect("v", world.store))) == []
     world.nodes[0].unpin(Cid.parse(cleared.record or ""))
     found = repinning.check(world.objects, world.nodes, world.store, world.settings)
     assert found.wanted == 3, "the record that older versions name is kept, too"
