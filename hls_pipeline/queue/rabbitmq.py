@@ -20,6 +20,9 @@ from hls_pipeline.settings import Settings
 _DELIVERY_LIMIT = 20
 """Deliveries of one message; a run that began is never begun again, so this counts workers that died before."""
 
+_SILENCE_SECONDS = 5
+"""After a question without an answer for so long, RabbitMQ counts as away."""
+
 _DIRECT = Exchange("", type="direct")
 
 
@@ -36,7 +39,12 @@ class RabbitMq:
             "task_default_queue": self._queues[broker.IPFS].name,
             "task_default_exchange": "",
             "task_default_exchange_type": "direct",
-            "broker_transport_options": {"confirm_publish": True},
+            "broker_transport_options": {
+                "confirm_publish": True,
+                # One that is frozen, or short of disk, keeps its connections and answers nothing.
+                "read_timeout": _SILENCE_SECONDS,
+                "write_timeout": _SILENCE_SECONDS,
+            },
         }
 
     def prefetch(self, runs: int, queues: int) -> int:

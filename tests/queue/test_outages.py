@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from dagster import DagsterRunStatus
@@ -10,9 +16,10 @@ from typer.testing import CliRunner
 
 from hls_pipeline.cli import app
 from hls_pipeline.queue import broker
+from hls_pipeline.queue.requests import SENSOR_TAG, UPLOAD_TAG
 from hls_pipeline.uploads import State
-from tests.queue.conftest import Installation, RabbitServer
-from tests.services import package, wait_until
+from tests.queue.conftest import Installation, RabbitServer, installed
+from tests.services import World, package, wait_until
 
 
 def test_rabbitmq_killed_with_messages_queued_and_at_work_loses_nothing(
@@ -41,6 +48,75 @@ def test_rabbitmq_killed_with_messages_queued_and_at_work_loses_nothing(
         installation.assert_published_once(video_id)
     assert DagsterRunStatus.FAILURE not in {run.status for run in installation.ended_runs()}
     assert not installation.runs(DagsterRunStatus.STARTED)
+
+
+def test_a_run_that_was_published_although_the_broker_fell_silent_is_not_done_twice(
+    world_on_postgres: World,
+    rabbit: RabbitServer,
+    dagster_home: dict[str, str],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    """RabbitMQ has the message, and its confirmation is lost on the way: nobody can tell whether it arrived. A question
+    that it did not answer used to hold up the daemon for ever."""
+    silent = threading.Event()
+    with (
+        falling_silent(rabbit.ports["amqp"], silent) as port,
+        installed(
+            world_on_postgres, rabbit.url.replace(f":{rabbit.ports['amqp']}", f":{port}"), dagster_home, tmp_path
+        ) as installation,
+    ):
+        queues = broker.connect(installation.settings)
+        installation.launch("clear", "none")  # whose connection is used again
+        silent.set()
+        asking = installation.launch("ingest", "v")  # whether queue ipfs is there
+        silent.clear()
+        assert installation.status(asking) is DagsterRunStatus.CANCELED
+        installation.launch("clear", "none")
+        installation.drop("v", package(request.node.name))
+        installation.world.receive()
+        (upload,) = installation.world.store.uploads_of("v")
+        tags = {SENSOR_TAG: "inbox", UPLOAD_TAG: upload.upload_id, broker.QUEUE_TAG: broker.LIGHT}
+        silent.set()
+        published = installation.launch("ingest", "v", tags)
+        silent.clear()
+        assert installation.status(published) is DagsterRunStatus.CANCELED
+        assert queues.waiting() == 3
+        installation.start_worker()
+        installation.look_until(lambda: installation.state("v") is State.CLEARED, "the upload to be cleared", 120)
+        installation.assert_published_once("v")
+        ingested = [run.status.value for run in installation.ended_runs() if run.job_name == "ingest"]
+        assert sorted(ingested) == ["CANCELED", "CANCELED", "SUCCESS"]
+
+
+@contextmanager
+def falling_silent(port: int, silent: threading.Event) -> Iterator[int]:
+    """A port that leads to another; while `silent` is set, what is said there arrives, and answers are lost."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def pass_on(source: socket.socket, target: socket.socket, *, lossy: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if not (lossy and silent.is_set()):
+                    target.sendall(data)
+            target.shutdown(socket.SHUT_RDWR)
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                server = socket.create_connection(("127.0.0.1", port))
+                for source, target in ((client, server), (server, client)):
+                    threading.Thread(
+                        target=pass_on, args=(source, target), kwargs={"lossy": source is server}, daemon=True
+                    ).start()
+
+    threading.Thread(target=serve, daemon=True).start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
 
 
 def test_a_run_goes_on_while_its_worker_has_lost_the_broker_and_another_gets_its_message(
