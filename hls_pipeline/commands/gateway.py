@@ -8,7 +8,7 @@ import typer
 
 from hls_pipeline import clock, metadata_store
 from hls_pipeline.commands.services import DataOption, JsonOption, opened, print_json
-from hls_pipeline.gateway import access, config, server
+from hls_pipeline.gateway import config
 from hls_pipeline.gateway.records import ApiKey, Records
 from hls_pipeline.local.data_folder import settings_of
 
@@ -21,6 +21,8 @@ def gateway(
     data: DataOption = None,
 ) -> None:
     """Serve the REST API, playback and the pages. Any number of them may run."""
+    from hls_pipeline.gateway import server
+
     found = settings_of(config.load(data=data) if data else config.load())
     assert isinstance(found, config.GatewaySettings)
     metadata_store.connect(found.database_url).ping()
@@ -35,6 +37,8 @@ def make(
     as_json: JsonOption = False,
 ) -> None:
     """Make a key and print it, this one time."""
+    from hls_pipeline.gateway import access
+
     records = Records(opened(data))
     key = access.make_key(records, name, access.parse_scopes(scopes), clock.now())
     if as_json:

@@ -15,7 +15,6 @@ import typer
 from hls_pipeline import metadata_store, object_store, submission
 from hls_pipeline.commands.services import DataOption, JsonOption, configured, print_json
 from hls_pipeline.errors import PackageRefused, ServiceError, UserError
-from hls_pipeline.gateway_client import GatewayClient
 from hls_pipeline.hls.findings import Report, refusal
 from hls_pipeline.hls.sources import open_source
 from hls_pipeline.local.data_folder import gateway_of
@@ -60,6 +59,8 @@ def submit(
 def _through_gateway(
     package: Path, metadata: Path | None, video_id: str | None, data: Path | None, *, wait: bool, as_json: bool
 ) -> None:
+    from hls_pipeline.gateway_client import GatewayClient
+
     settings = load(data=data) if data else load()
     client = GatewayClient(*gateway_of(settings), settings.state.expanduser())
     given = submission.read_metadata(metadata)
