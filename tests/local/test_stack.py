@@ -110,7 +110,7 @@ def test_the_doctor_says_which_service_is_missing_and_what_to_do(stack: RunningS
     answer = hls_pipeline("doctor", "--json", environment=wrong)
     assert answer.returncode == 3
     checks = json.loads(answer.stdout)["checks"]
-    assert [check["service"] for check in checks if check["ok"]] == ["IPFS configuration"]
+    assert [check["service"] for check in checks if check["ok"]] == ["package rules", "IPFS configuration"]
     assert all(check["detail"] and check["advice"] for check in checks if not check["ok"])
     assert "Traceback" not in answer.stderr
 
