@@ -25,7 +25,7 @@ from hls_pipeline.metadata_store import InventoryFile, Lease, MetadataStore
 from hls_pipeline.object_store import ObjectStore
 from hls_pipeline.revisions import Revision
 from hls_pipeline.settings import Settings
-from hls_pipeline.uploads import IN_WORK, Drop, DropObject, State, Upload
+from hls_pipeline.uploads import ACCEPTED_UNDER, IN_WORK, Drop, DropObject, State, Upload
 
 READY = (State.PUBLISHED, State.CLEARED)
 PREFIX = "ipfs://"
@@ -202,10 +202,13 @@ class _Examined:
 def _examined(
     upload: Upload, objects: ObjectStore, nodes: Sequence[Kubo], store: MetadataStore, settings: Settings
 ) -> _Examined:
-    """The package judged and hashed as if it had just arrived. Raises Corruption when it is not accepted any more."""
+    """The package judged as it was, save that its keys are where the key service is now, and hashed anew. Raises
+    Corruption when it is not accepted any more."""
     profile = PROFILES[settings.ipfs_profile]
     before = revision(upload, objects, nodes, store, settings)
-    package, report, contents = staging.examine(before, profile, before.accepted_under, upload.playlist)
+    policy = before.accepted_under
+    policy = replace(policy, key_service_url=settings.key_service_url or policy.key_service_url)
+    package, report, contents = staging.examine(before, profile, policy, upload.playlist)
     if package is None or not report.accepted:
         first = report.errors[0]
         raise Corruption(f"video {upload.video_id}: what is published breaks a rule: {first.code} at {first.path}")
@@ -220,7 +223,7 @@ def _examined(
         "size": directory.root.size,
         "blocks": len(blocks),
         "dag_bytes": sum(blocks.values()),
-        "facts": {**(upload.facts or {}), **package.facts},  # private keys among them
+        "facts": {**(upload.facts or {}), **package.facts, ACCEPTED_UNDER: policy.recorded()},  # private keys, too
         "metadata": upload.metadata,
         "report": report.to_json(),
     }

@@ -126,16 +126,17 @@ def test_what_was_withdrawn_is_left_alone(world: World, cleared: Upload) -> None
     assert world.store.claims(cleared.upload_id) == ()
 
 
-def test_a_video_whose_keys_a_service_has_still_names_them(world: World) -> None:
+def test_a_video_whose_keys_a_service_has_names_them_where_the_service_is_now(world: World) -> None:
     lines = ["#EXTM3U", "#EXT-X-VERSION:3", "#EXT-X-TARGETDURATION:6", '#EXT-X-KEY:METHOD=AES-128,URI="one.key"']
     lines += ["#EXTINF:6.0,", "s0.ts", "#EXT-X-ENDLIST", ""]
     guarded = {"index.m3u8": "\n".join(lines).encode(), "one.key": bytes(range(16)), "s0.ts": ts("guarded", 4)}
     settings = {"keys": "external", "s3_keys": "inbox", "key_service_url": "https://keys.example/{path}"}
     world.having(**settings).publish_package("v", guarded)
-    made = by_hand(world.having(**settings, ipfs_profile=OTHER), "v")
-    assert made.revision == 2
+    moved = {**settings, "key_service_url": "https://moved.example/{path}"}
+    made = by_hand(world.having(**moved, ipfs_profile=OTHER), "v")
+    assert (made.state, made.revision) == (State.PUBLISHED, 2)
     assert world.objects.read_all("inbox", "v/r2/one.key") == bytes(range(16)), "where the service looks"
-    assert b'URI="https://keys.example/v/one.key"' in world.from_gateway(f"{made.root}/index.m3u8")
+    assert b'URI="https://moved.example/v/one.key"' in world.from_gateway(f"{made.root}/index.m3u8")
     assert b'URI="one.key"' in b"".join(world.nodes[0].read(f"{made.record}/original/index.m3u8"))
 
 
