@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pytest
 
 from hls_pipeline import clock, drops, replicas, tables, work
+from hls_pipeline.commands.doctor import check_all
 from hls_pipeline.errors import Conflict, Corruption, DropChanged, Outage, PipelineError, ProofMissing, UsageError
 from hls_pipeline.ipfs.cid import Cid
 from hls_pipeline.ipfs.unixfs import PROFILES, build_directory
@@ -619,6 +620,15 @@ def test_one_node_under_two_addresses_is_no_quorum_of_two(world: World, seed: st
     with pytest.raises(ProofMissing):
         twice.publish_package("v", package(seed))
     assert statuses(world, "v") == ["processing"]
+
+
+def test_the_doctor_sees_that_two_addresses_are_one_node(world: World, as_environment: Any) -> None:
+    as_environment(world.having(ipfs_quorum=2, **doubled(world.settings)).settings)
+    found = {health.service: health for health in check_all(None)}
+    first, second = doubled(world.settings)["ipfs_rpc_urls"]
+    assert f"IPFS node {first}, identity" not in found
+    assert first in found[f"IPFS node {second}, identity"].detail
+    assert not found[f"IPFS node {second}, identity"].ok
 
 
 def test_a_revision_that_failed_and_was_overtaken_gives_way(world: World, seed: str) -> None:

@@ -136,7 +136,7 @@ def _pinning_service(settings: Settings, number: int) -> str:
 
 
 def _judged(settings: Settings) -> Iterator[Health]:
-    """What `ipfs.doctor` says of each node."""
+    """What `ipfs.doctor` says of each node, and whether each is a node of its own."""
     from hls_pipeline import replicas
     from hls_pipeline.ipfs import doctor
 
@@ -144,8 +144,13 @@ def _judged(settings: Settings) -> Iterator[Health]:
         nodes = replicas.connect(settings)
     except PipelineError:
         return  # the finding on the configuration says why
+    known: dict[str, str] = {}
     for node, url in zip(nodes, settings.ipfs_rpc_urls, strict=True):
         try:
+            first = known.setdefault(node.peer_id(), url)
+            if first != url:
+                advice = "name each node once in HLS_IPFS_RPC_URLS: it counts once towards the quorum"
+                yield Health(f"IPFS node {url}, identity", False, f"it is the same node as {first}", advice)
             for finding in doctor.judge(node, settings.ipfs_profile):
                 yield Health(f"IPFS node {url}, {finding.about}", finding.ok, finding.detail, finding.advice)
         except PipelineError as error:
