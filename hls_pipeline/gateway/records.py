@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from hls_pipeline import keys, tables
 from hls_pipeline.errors import NotFound
-from hls_pipeline.metadata_store import InventoryFile, MetadataStore
+from hls_pipeline.metadata_store import InventoryFile, MetadataStore, rows
 from hls_pipeline.uploads import IN_WORK, State, Upload
 
 
@@ -150,12 +150,9 @@ class Records:
         """The key that the video belongs to: `key_id` if it was nobody's."""
         table = tables.video
         with self._store.writing() as db:
-            row = db.execute(sa.select(table).filter_by(video_id=video_id)).first()
-            if row is None:
-                db.execute(sa.insert(table).values(video_id=video_id, owner=key_id, created_at=now, versions=0))
-            elif row.owner is None:
-                db.execute(sa.update(table).filter_by(video_id=video_id).values(owner=key_id))
-            return str(row.owner) if row and row.owner else key_id
+            rows.insert_new(db, table, video_id=video_id, owner=key_id, created_at=now, versions=0)
+            db.execute(sa.update(table).filter_by(video_id=video_id, owner=None).values(owner=key_id))
+            return str(db.execute(sa.select(table.c.owner).filter_by(video_id=video_id)).scalar_one())
 
     def owner(self, video_id: str) -> str | None:
         """The key that the video belongs to; None where it came by the inbox. Raises NotFound."""
@@ -294,11 +291,10 @@ class Records:
             db.execute(
                 sa.delete(table).filter_by(**own).where(table.c.status.is_(None), table.c.created_at < now - stale)
             )
-            row = db.execute(sa.select(table).filter_by(**own)).first()
-            if row is None:
-                db.execute(sa.insert(table).values(**own, request=request, created_at=now))
+            if rows.insert_new(db, table, **own, request=request, created_at=now):
                 return None
-        return Remembered(row.request, row.status, row.body)
+            row = db.execute(sa.select(table).filter_by(**own)).first()
+        return Remembered(row.request, row.status, row.body) if row else Remembered(request, None, None)
 
     def still_under_way(self, key_id: str, idempotency_key: str, now: datetime) -> None:
         own = {"key_id": key_id, "idempotency_key": idempotency_key}

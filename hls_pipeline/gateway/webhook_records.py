@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from hls_pipeline import clock, tables
 from hls_pipeline.errors import NotFound
-from hls_pipeline.metadata_store import MetadataStore
+from hls_pipeline.metadata_store import MetadataStore, rows
 from hls_pipeline.uploads import State
 
 EVENTS = {
@@ -190,6 +190,7 @@ def _enqueue(db: sa.Connection, hook: Webhook, now: datetime) -> int:
         and (change.owner == hook.key_id or "admin" in scopes)
         and hook.video_id in (None, change.video_id)
     ]
+    made = 0
     for change in wanted:
         delivery_id, event = secrets.token_hex(16), EVENTS[change.state]
         values = {
@@ -202,10 +203,10 @@ def _enqueue(db: sa.Connection, hook: Webhook, now: datetime) -> int:
             "attempts": 0,
             "due_at": now,
         }
-        db.execute(sa.insert(table).values(**values))
+        made += rows.insert_new(db, table, **values)  # another gateway may just do the same
     seen = max((change.id for change in found), default=hook.seen)
     db.execute(sa.update(tables.webhook).filter_by(webhook_id=hook.webhook_id).values(seen=max(seen, hook.seen)))
-    return len(wanted)
+    return made
 
 
 def _body(delivery_id: str, event: str, change: StateChange) -> str:

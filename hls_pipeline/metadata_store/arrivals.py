@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from hls_pipeline import tables
 from hls_pipeline.metadata_store import rows
@@ -31,8 +29,7 @@ class Arrivals(Database):
     def receive(self, drop: Drop, now: datetime) -> Upload:
         """A frozen drop is an upload. Said twice, it stays one; an incomplete one of the video gives way."""
         with self._write() as db:
-            insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[db.dialect.name](tables.video)
-            db.execute(insert.values(video_id=drop.video_id, created_at=now, versions=0).on_conflict_do_nothing())
+            rows.insert_new(db, tables.video, video_id=drop.video_id, created_at=now, versions=0)
             rows.lock_video(db, drop.video_id)
             if found := db.execute(rows.uploads().where(tables.upload.c.upload_id == drop.upload_id)).first():
                 return rows.upload(found)

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from hls_pipeline import clock, tables
 from hls_pipeline.errors import NotFound
@@ -110,6 +111,13 @@ def is_idle(now: datetime) -> sa.ColumnElement[bool]:
         lease.c.video_id == upload.c.video_id, lease.c.holder.is_not(None), lease.c.expires_at > now
     )
     return ~held & (upload.c.not_before.is_(None) | (upload.c.not_before <= now))
+
+
+def insert_new(db: sa.Connection, table: sa.Table, **values: Any) -> bool:
+    """Whether the row is new. One that is there already stays as it is, also when another transaction made it in the
+    same moment."""
+    insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[db.dialect.name](table)
+    return bool(db.execute(insert.values(**values).on_conflict_do_nothing()).rowcount)
 
 
 def lock_video(db: sa.Connection, video_id: str) -> None:
