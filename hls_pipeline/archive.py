@@ -15,7 +15,6 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -42,7 +41,7 @@ from hls_pipeline.uploads import ACCEPTED_UNDER, Drop, State, Upload
 
 PACKAGE, RECORD, PROOF = "package", "record", "proof.json"
 _READABLE = frozenset({State.PUBLISHED, State.CLEARED})
-_NO_TIME = datetime(1970, 1, 1, tzinfo=UTC)
+_NO_TIME = clock.EPOCH
 """Of every import of an archive, so that the second has the same upload id as the first."""
 
 

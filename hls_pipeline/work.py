@@ -14,9 +14,9 @@ from contextlib import contextmanager
 
 from hls_pipeline import clock, failures
 from hls_pipeline.errors import Conflict, Corruption, DropChanged, LeaseLost, PipelineError
-from hls_pipeline.metadata_store import Lease, MetadataStore
+from hls_pipeline.metadata_store import PATH, Lease, MetadataStore
 from hls_pipeline.settings import Settings
-from hls_pipeline.uploads import IN_WORK, Upload, back_off
+from hls_pipeline.uploads import IN_WORK, State, Upload, back_off
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +68,16 @@ def _noting_failure(lease: Lease, store: MetadataStore, settings: Settings) -> I
         raise
     except Exception as error:
         _put_off(lease, error, store, settings)
-        store.release(lease)
+        if isinstance(error, PipelineError) and error.retryable and _is_at_its_end(lease, store):
+            store.cut_off(lease)  # nothing else would mirror its last document, and tell Dagster of it
+        else:
+            store.release(lease)
         raise
+
+
+def _is_at_its_end(lease: Lease, store: MetadataStore) -> bool:
+    """Whether a path has its final document and could not end all the same."""
+    return lease.holder.startswith(PATH) and store.upload(lease.upload_id).state is State.PUBLISHED
 
 
 def _put_off(lease: Lease, error: Exception, store: MetadataStore, settings: Settings) -> None:

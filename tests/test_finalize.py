@@ -16,7 +16,7 @@ from hls_pipeline.errors import LeaseLost, Outage
 from hls_pipeline.metadata_store import PATH, MetadataStore
 from hls_pipeline.uploads import State
 from tests import crashes, services
-from tests.services import INBOX, TO_FINAL, CopiesOf, Postgres, World, package
+from tests.services import INBOX, TO_FINAL, CopiesOf, Postgres, World, free_ports, package, wait_until
 from tests.test_metadata_store import after, drop, file, temp
 
 BEFORE_FINAL = TO_FINAL[:-1]
@@ -75,6 +75,22 @@ def test_a_database_that_goes_down_in_the_middle_leaves_the_old_document_and_the
     assert check_whole(world, upload.upload_id) == "processing"
     world.store.release_all()
     assert world.step("finalize", upload).state is State.PUBLISHED
+
+
+def test_a_document_that_could_not_be_put_beside_the_media_is_put_by_the_next_run(world: World) -> None:
+    """The creator found the temporary one until the clean-up, a day later, and Dagster never heard of the final one."""
+    upload = world.walk(world.drop("v", package("not mirrored")), *TO_FINAL[:-1])
+    (port,) = free_ports(1)
+    with pytest.raises(Outage):
+        world.having(s3_endpoint=f"http://127.0.0.1:{port}").step("finalize", upload)
+    assert world.store.upload(upload.upload_id).state is State.PUBLISHED
+    assert json.loads(world.read("v/metadata.json"))["status"] == "processing"
+    wait_until(lambda: world.store.ready_to_run(clock.now()), "the upload to be offered")
+    assert world.store.due(clock.now()) == ()
+    world.step("finalize", upload, PATH + "next")
+    assert json.loads(world.read("v/metadata.json")) == world.document("v")
+    assert world.store.ready_to_run(clock.now()) == ()
+    assert [due.upload_id for due in world.store.due(clock.now())] == [upload.upload_id]
 
 
 def test_nothing_of_s3_is_left_in_the_final_document_and_every_reference_resolves(world: World) -> None:

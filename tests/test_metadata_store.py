@@ -340,6 +340,7 @@ BEHIND_THE_FENCE: dict[str, Callable[[MetadataStore, Lease], Any]] = {
     "objects_removed": lambda store, lease: store.objects_removed(lease, [temp(1).cid], {}, NOON),
     "objects_stay": lambda store, lease: store.objects_stay(lease, [temp(1).cid], after(99), NOON),
     "objects_due": lambda store, lease: store.objects_due(lease, NOON),
+    "cut_off": lambda store, lease: store.cut_off(lease),
     "mirrored": lambda store, lease: store.mirrored(
         lease, Version("v", 1, 1, "{}", "", None, "", "late", "late", None, NOON)
     ),
@@ -517,8 +518,10 @@ def test_a_path_cut_off_after_finalize_is_walked_to_its_end(store: MetadataStore
     finalized(store, lease)
     assert ready(store, 19) == []
     assert ready(store, 21) == ["v"]
+    assert store.due(after(21)) == ()
     store.release(lease)
     assert ready(store, 21) == []
+    assert [due.video_id for due in store.due(after(21))] == ["v"]
 
 
 def test_a_cut_off_clean_up_is_not_taken_for_a_cut_off_path(store: MetadataStore) -> None:

@@ -113,6 +113,11 @@ class Leases(Database):
                 .values(holder=None)
             )
 
+    def cut_off(self, lease: Lease) -> None:
+        """As if the run had died: the path goes on from here, and others may have the video until then."""
+        with self._write(lease) as db:
+            db.execute(sa.update(tables.video_lease).filter_by(video_id=lease.video_id).values(expires_at=clock.EPOCH))
+
     def release_all(self) -> int:
         """Ends every lease and gives its try back; for a stack on one machine that starts after it was killed."""
         lease, upload = tables.video_lease, tables.upload
@@ -126,9 +131,7 @@ class Leases(Database):
             )
             db.execute(sa.update(upload).where(upload.c.state.in_(IN_WORK), complete).values(not_before=None))
             return db.execute(
-                sa.update(lease)
-                .where(lease.c.holder.is_not(None))
-                .values(expires_at=clock.parse("1970-01-01T00:00:00.000Z"))
+                sa.update(lease).where(lease.c.holder.is_not(None)).values(expires_at=clock.EPOCH)
             ).rowcount
 
     # ---- outcomes of a try ------------------------------------------------------------------------------------

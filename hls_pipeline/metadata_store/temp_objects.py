@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from hls_pipeline import tables
 from hls_pipeline.metadata_store import rows
 from hls_pipeline.metadata_store.database import Database
-from hls_pipeline.metadata_store.rows import Lease, TempObject
+from hls_pipeline.metadata_store.rows import PATH, Lease, TempObject
 from hls_pipeline.uploads import State, Upload
 
 
@@ -35,12 +35,19 @@ class TempObjects(Database):
                 )
 
     def due(self, now: datetime, limit: int = 50) -> tuple[Upload, ...]:
-        """Uploads with S3 objects that are due for removal, held by nobody."""
+        """Uploads with S3 objects that are due for removal, held by nobody. One whose path was cut off after `finalize`
+        is first walked to its end."""
+        lease, upload = tables.video_lease, tables.upload
+        cut_off = (upload.c.state == State.PUBLISHED) & sa.exists().where(
+            lease.c.video_id == upload.c.video_id,
+            lease.c.upload_id == upload.c.upload_id,
+            lease.c.holder.startswith(PATH),
+        )
         is_due = sa.select(tables.temp_storage.c.upload_id).where(tables.temp_storage.c.due_at <= now)
         query = (
             rows.uploads()
-            .where(tables.upload.c.upload_id.in_(is_due), rows.is_idle(now))
-            .order_by(tables.upload.c.updated_at)
+            .where(upload.c.upload_id.in_(is_due), rows.is_idle(now), ~cut_off)
+            .order_by(upload.c.updated_at)
             .limit(limit)
         )
         with self._read() as db:

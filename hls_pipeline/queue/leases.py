@@ -16,7 +16,6 @@ from hls_pipeline import clock, tables
 from hls_pipeline.metadata_store import PATH, MetadataStore
 
 _lease, _upload, _shown = tables.video_lease, tables.upload, tables.checkpoint
-_OVER = clock.parse("1970-01-01T00:00:00.000Z")
 
 
 def at_work(store: MetadataStore, run_id: str, now: datetime) -> bool:
@@ -62,7 +61,9 @@ def hand_back(store: MetadataStore, run_id: str) -> None:
             return
         db.execute(sa.select(tables.video.c.video_id).filter_by(video_id=held.video_id).with_for_update())
         freed = db.execute(
-            sa.update(_lease).where(_lease.c.video_id == held.video_id, _holder_is(run_id)).values(expires_at=_OVER)
+            sa.update(_lease)
+            .where(_lease.c.video_id == held.video_id, _holder_is(run_id))
+            .values(expires_at=clock.EPOCH)
         )
         if freed.rowcount:
             db.execute(
