@@ -18,7 +18,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hls_pipeline import audit, clock, documents, keys, replicas
-from hls_pipeline.errors import Conflict, PackageRefused, PipelineError, UserError
+from hls_pipeline.errors import Conflict, PipelineError, UsageError, UserError
 from hls_pipeline.hls.model import Playlist, SideFile
 from hls_pipeline.hls.package import survey
 from hls_pipeline.hls.policy import Policy
@@ -28,7 +28,7 @@ from hls_pipeline.ipfs.cid import Cid
 from hls_pipeline.ipfs.unixfs import PROFILES, FileBuilder, Node, Profile, build_directory
 from hls_pipeline.metadata_store import InventoryFile, MetadataStore
 from hls_pipeline.revisions import hash_bytes
-from hls_pipeline.uploads import Upload
+from hls_pipeline.uploads import ACCEPTED_UNDER, Upload
 
 MAX_SIZE = 256 << 20
 """Bytes of a document that we read: far more than 100,000 files and all their receipts need."""
@@ -285,7 +285,7 @@ def compare(evidence: Evidence, source: Source, policy: Policy) -> Iterator[str]
     try:
         sizes = source.sizes()
         rewritten = _rewritten(evidence, source, policy)
-    except (PackageRefused, UserError) as error:
+    except (UserError, UsageError) as error:
         yield f"the package cannot be read: {error}"
         return
     for file in evidence.files:
@@ -297,7 +297,8 @@ def compare(evidence: Evidence, source: Source, policy: Policy) -> Iterator[str]
 
 def _rewritten(evidence: Evidence, source: Source, policy: Policy) -> dict[str, str]:
     """Content ids of playlists and the like as they are published: with relative references."""
-    package = survey(source, policy.of(evidence.video_id), evidence.playlist).package
+    accepted_under = policy.of(evidence.video_id, (evidence.facts or {}).get(ACCEPTED_UNDER))
+    package = survey(source, accepted_under, evidence.playlist).package
     if package is None:
         return {}
     documents: list[Playlist | SideFile] = [*package.playlists.values(), *package.side_files.values()]

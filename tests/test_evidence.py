@@ -84,6 +84,24 @@ def test_it_is_checked_from_its_file_without_a_single_connection(
     assert [problem.split(":")[0] for problem in problems] == ["v/s1.ts", "v/s2.ts"]
 
 
+def test_a_package_is_compared_under_the_settings_of_the_day_it_was_accepted(
+    world: World, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    files = files_of(request.node.name)
+    files["v/index.m3u8"] = files["v/index.m3u8"].replace(b"../v/s1.ts", b"/v/s1.ts")
+    world.having(root_relative=True).publish_package("v", files)
+    (tmp_path / "proof.json").write_text(evidence.collect("v", world.store).text())
+    folder = on_disk(tmp_path / "package", files)
+    assert run("proof", "--check", tmp_path / "proof.json", "--package", folder)[0] == 0
+
+
+@pytest.mark.parametrize("found", [7, {"key_service_url": 7}, {"key_service_url": "ftp://x"}])
+def test_settings_in_a_proof_that_are_none_are_a_problem(proven: Evidence, tmp_path: Path, found: Any) -> None:
+    forged = changed(proven, lambda document: document["facts"].update(accepted_under=found))
+    (tmp_path / "proof.json").write_text(forged.text())
+    assert run("proof", "--check", tmp_path / "proof.json", "--package", on_disk(tmp_path / "p", {"a": b""}))[0] == 1
+
+
 def test_the_published_directory_itself_passes_as_the_package(proven: Evidence, world: World, tmp_path: Path) -> None:
     files = {file.path: world.from_gateway(f"{proven.root}/{file.path}") for file in proven.files}
     (tmp_path / "proof.json").write_text(proven.text())

@@ -80,8 +80,11 @@ class Policy:
 
     def of(self, video_id: str, recorded: Mapping[str, Any] | None = None) -> Policy:
         """For a package of this video; where it was accepted before, by what was `recorded` then: a setting that was
-        changed since must not change what is published."""
-        return replace(self, video_id=video_id, **(recorded or {}))
+        changed since must not change what is published. Raises UsageError where that cannot be."""
+        try:
+            return replace(self, video_id=video_id, **{n: recorded[n] for n in _RECORDED if recorded and n in recorded})
+        except (TypeError, AttributeError) as error:  # a proof comes from anywhere
+            raise UsageError(f"what the package of {video_id} was accepted under cannot be read") from error
 
     def key_url(self, path: str) -> str:
         """The address that a published playlist names for the key at `path`. Raises UsageError without a service."""
