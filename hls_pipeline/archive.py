@@ -37,7 +37,7 @@ from hls_pipeline.metadata_store import InventoryFile, MetadataStore
 from hls_pipeline.object_store import ObjectStore
 from hls_pipeline.revisions import Revision, hash_bytes
 from hls_pipeline.settings import Settings
-from hls_pipeline.uploads import ACCEPTED_UNDER, Drop, State, Upload
+from hls_pipeline.uploads import ACCEPTED_UNDER, PRIVATE_KEYS, Drop, DropObject, State, Upload
 
 PACKAGE, RECORD, PROOF = "package", "record", "proof.json"
 _READABLE = frozenset({State.PUBLISHED, State.CLEARED})
@@ -148,7 +148,8 @@ def _judged(car: CarFile, proof: Evidence, policy: Policy) -> Archive:
     for file in proof.files:
         if inspect(file.node.cid, car.fetch(file.node.cid)).size != file.size:
             raise Corruption(f"{file.path} has another size than its proof says")
-    revision = Revision(_upload(car.root, proof), _files(proof), cast(ObjectStore, _Source(car)), "", policy)
+    upload = _upload(car.root, proof, _private(proof, policy))
+    revision = Revision(upload, _files(proof), cast(ObjectStore, _Source(car)), "", policy)
     found = survey(revision, revision.accepted_under, proof.playlist)
     if found.package is None or not found.report.accepted:
         raise PackageRefused("the package in the archive breaks our rules", found.report)
@@ -159,7 +160,7 @@ def _judged(car: CarFile, proof: Evidence, policy: Policy) -> Archive:
     manifest = record.nodes[keys.record_manifest(proof.playlist)]
     if (str(record.root.cid), str(manifest.cid)) != (proof.record, proof.manifest):
         raise Corruption("its record is not what its package becomes")
-    facts = {**found.package.facts, ACCEPTED_UNDER: policy.recorded()}
+    facts = {**found.package.facts, **(upload.facts or {}), ACCEPTED_UNDER: revision.accepted_under.recorded()}
     return Archive(car, proof, revision, facts, _metadata(proof, policy))
 
 
@@ -186,8 +187,21 @@ def _files(proof: Evidence) -> tuple[InventoryFile, ...]:
     )
 
 
-def _upload(root: Cid, proof: Evidence) -> Upload:
-    drop = Drop(proof.video_id, "", f"ipfs://{root}/{PACKAGE}/", (), _NO_TIME)
+def _private(proof: Evidence, policy: Policy) -> dict[str, Any]:
+    """What the proof says of keys that its playlists name at a key service. They do not travel with the archive; it
+    counts only where keys are kept so, too, and nothing else of the other installation's settings does."""
+    facts = proof.facts or {}
+    under, private = facts.get(ACCEPTED_UNDER), facts.get(PRIVATE_KEYS)
+    if policy.keys != "external" or not isinstance(under, dict) or not isinstance(private, dict):
+        return {}
+    sizes = {path: size for path, size in private.items() if isinstance(size, int)}
+    return {PRIVATE_KEYS: sizes, ACCEPTED_UNDER: {"key_service_url": under.get("key_service_url")}}
+
+
+def _upload(root: Cid, proof: Evidence, facts: dict[str, Any]) -> Upload:
+    prefix = f"ipfs://{root}/{PACKAGE}/"
+    private = (DropObject(prefix + path, "", size, _NO_TIME) for path, size in facts.get(PRIVATE_KEYS, {}).items())
+    drop = Drop(proof.video_id, "", prefix, tuple(private), _NO_TIME)
     now = clock.now()
     return Upload(
         upload_id=drop.upload_id,
@@ -202,6 +216,7 @@ def _upload(root: Cid, proof: Evidence) -> Upload:
         root=proof.root,
         record=proof.record,
         manifest=proof.manifest,
+        facts=facts,
     )
 
 

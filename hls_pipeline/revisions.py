@@ -129,7 +129,7 @@ class Revision:
 
     def sizes(self) -> Mapping[str, int]:
         private = {path: item.size for path, item in self.upload.private_keys.items()}
-        return {file.path: file.size for file in self.files} | private
+        return private | {file.path: file.size for file in self.files}
 
     def read(self, path: str, limit: int | None = None) -> Iterator[bytes]:
         """The creator's bytes."""

@@ -98,7 +98,7 @@ def _judge(
     metadata = dict(package.metadata)
     facts = {
         **package.facts,
-        PRIVATE_KEYS: [file.path for file in package.keys],
+        PRIVATE_KEYS: {file.path: file.size for file in package.keys},
         ACCEPTED_UNDER: policy.recorded(),
     }
     upload = replace(upload, root=str(directory.root.cid), metadata=metadata, facts=facts)

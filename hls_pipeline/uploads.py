@@ -54,7 +54,7 @@ TAKEN_IN = frozenset({State.PUBLISHED, State.CLEARED, State.UNCHANGED})
 """States in which nothing of the drop is needed in the inbox any more."""
 
 PRIVATE_KEYS = "private_keys"
-"""Fact of an upload: paths of the keys that lie in the private bucket."""
+"""Fact of an upload: paths of the keys that lie in the private bucket, with their sizes."""
 
 ACCEPTED_UNDER = "accepted_under"
 """Fact of an upload: `Policy.recorded` of the day it was accepted."""

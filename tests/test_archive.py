@@ -131,6 +131,24 @@ def test_an_imported_video_can_leave_again_and_get_a_next_revision(
     assert (following.state, following.revision) == (State.PUBLISHED, 2)
 
 
+def test_a_video_whose_keys_a_service_has_enters_where_keys_are_kept_so_too(
+    world: World, elsewhere: World, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    key = '#EXT-X-KEY:METHOD=AES-128,URI="one.key"\n'
+    playlist = media_playlist("s0.ts", comment=request.node.name).replace(b"#EXTINF", key.encode() + b"#EXTINF")
+    files = {"index.m3u8": playlist, "s0.ts": ts(request.node.name, 4), "one.key": bytes(range(16))}
+    settings = {"keys": "external", "s3_keys": "inbox"}
+    guarded = world.having(**settings, key_service_url="https://keys.example").publish_package("v", files)
+    archive.export("v", tmp_path / "v.car", world.store, world.nodes)
+    with pytest.raises(PackageRefused):
+        enter(elsewhere, tmp_path / "v.car")
+    other = elsewhere.having(**settings, key_service_url="https://other.example")
+    assert enter(other, tmp_path / "v.car").root == guarded.root
+    archive.export("v", tmp_path / "again.car", other.store, other.nodes)
+    with open(tmp_path / "again.car", "rb") as file:
+        assert archive.read(file, other.settings.policy()).proof.root == guarded.root
+
+
 def test_a_video_id_that_stands_for_something_else_is_left_alone(exported: Exported, elsewhere: World) -> None:
     own = elsewhere.publish_package("v", package("somebody else's"))
     with pytest.raises(Conflict):
