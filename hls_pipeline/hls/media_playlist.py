@@ -15,6 +15,7 @@ from hls_pipeline.hls.findings import shown
 from hls_pipeline.hls.model import ByteRange, Playlist, PlaylistKind, Segment
 from hls_pipeline.hls.reader import Context, PlaylistReader, integer
 from hls_pipeline.hls.tokens import Token, make_tuple, place_of
+from hls_pipeline.hls.uris import resolve
 
 MEDIA_TAGS = frozenset({
     "EXTINF", "EXT-X-BYTERANGE", "EXT-X-DISCONTINUITY", "EXT-X-KEY", "EXT-X-MAP", "EXT-X-PROGRAM-DATE-TIME",
@@ -172,12 +173,19 @@ class MediaReader(PlaylistReader):
             return None
         token, length, offset = pending
         if offset is None:
-            if previous is None or previous[0] != uri.value:
+            if previous is None or not self._is_same(previous[0], uri.value):
                 self.add("HLS_BYTERANGE_NO_OFFSET", token, f"no range of {shown(uri.value)} comes right before")
                 return None
             offset = previous[1]
         self._previous = (uri.value, offset + length)
         return ByteRange(length, offset)
+
+    def _is_same(self, one: str, other: str) -> bool:
+        """Whether two URIs name the same file, each in its spelling."""
+        if one == other:
+            return True
+        targets = {resolve(uri, self.base, self.context.files).target for uri in (one, other)}
+        return len(targets) == 1 and None not in targets
 
     def on_gap(self, token: Token) -> None:
         self._gap = True
@@ -288,7 +296,7 @@ class MediaReader(PlaylistReader):
         if parsed is None:
             return None
         (length, offset), uri = parsed, values.get("URI", "")
-        if offset is None and previous is not None and previous[0] == uri:
+        if offset is None and previous is not None and self._is_same(previous[0], uri):
             offset = previous[1]
         if offset is None:
             return None

@@ -321,6 +321,10 @@ def test_every_rule_is_tried_here_or_on_archives() -> None:
         ("EVENT that has ended", tag("#EXT-X-PLAYLIST-TYPE:EVENT")),
         ("a tab as title, as Apple's old examples have it", {"index.m3u8": media().replace("6.0,", "6.0,\t"), **ONE}),
         ("a missing file behind a gap", {"index.m3u8": media("#EXT-X-GAP", "gone.ts", "seg.ts"), **ONE}),
+        (
+            "a range that goes on in the same file, spelled otherwise",
+            tag("#EXT-X-BYTERANGE:188@0", "seg.ts", "#EXT-X-BYTERANGE:188", "./seg.ts"),
+        ),
         ("a duration that rounds to the target", {"index.m3u8": media().replace("6.0,", "6.5,"), **ONE}),
         ("a whole number of seconds", {"index.m3u8": media(version=1).replace("6.0,", "6,"), **ONE}),
         ("a point without digits after it", {"index.m3u8": media().replace("6.0,", "6.,"), **ONE}),
