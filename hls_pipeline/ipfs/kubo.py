@@ -71,9 +71,8 @@ class Kubo:
         stall_seconds: float = 60,
     ) -> None:
         """`auth` is `bearer:TOKEN` or `basic:USER:PASSWORD`, for the RPC alone. UsageError for a bad address."""
-        self.name = urlsplit(rpc_url).netloc.rpartition("@")[2]
         multiaddr(gateway_url)
-        self.gateway = urlsplit(gateway_url).netloc
+        self.name, self.gateway = _place(rpc_url), _place(gateway_url)
         self._rpc_url = rpc_url.rstrip("/")
         self._gateway_url = gateway_url.rstrip("/")
         self._headers = _authorization(auth)
@@ -383,6 +382,12 @@ class Kubo:
                 if response.status != (206 if "Range" in headers else 200):
                     raise _gateway_refusal(what, response.status, exchange.error_text())
             yield response
+
+
+def _place(url: str) -> str:
+    """`host:port`, with the path behind it where several nodes share one."""
+    parts = urlsplit(url)
+    return f"{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
 
 
 def _authorization(auth: str | None) -> dict[str, str]:

@@ -365,6 +365,12 @@ def test_the_rpc_is_asked_with_our_authorization_and_the_gateway_without(auth: s
     assert "s3cret" not in repr(node)
 
 
+def test_nodes_behind_one_proxy_have_names_of_their_own() -> None:
+    one, other, alone = (Kubo(url, f"{url}/gateway/") for url in ("http://p/a", "http://p:80/b/", "http://p:5001"))
+    assert [node.name for node in (one, other, alone)] == ["p/a", "p:80/b", "p:5001"]
+    assert one.gateway == "p/a/gateway"
+
+
 @pytest.mark.parametrize("auth", ["s3cret", "bearer:", "basic:user", "Bearer s3cret"])
 def test_an_authorization_we_do_not_understand_is_refused_and_not_shown(auth: str) -> None:
     with pytest.raises(UsageError) as caught:
