@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from hls_pipeline import clock
-from hls_pipeline.errors import ServiceError
+from hls_pipeline.errors import Outage, ServiceError
 from hls_pipeline.ipfs.cid import Cid
 from hls_pipeline.ipfs.pinning_service import PinningService, PinRequest
 from hls_pipeline.metadata_store import Lease, MetadataStore
@@ -51,10 +51,14 @@ def _each(
     upload: Upload, settings: Settings, ask: Callable[[PinningService, Cid], PinRequest | None]
 ) -> Iterator[dict[str, Any]]:
     for service in connect(settings):
+        away: Outage | None = None
         for root in filter(None, (upload.root, upload.record)):
             try:
+                if away:  # one that is silent would take its minute for each
+                    raise away
                 yield _said(service, root, ask(service, Cid.parse(root)))
             except ServiceError as error:
+                away = error if isinstance(error, Outage) else None
                 yield {**_about(service, root), "status": "unknown", "reason": str(error)}
 
 

@@ -23,7 +23,7 @@ from hls_pipeline.ipfs.pinning_service import PinningService, PinState
 from hls_pipeline.settings import PinningServiceSettings
 from hls_pipeline.upkeep import repinning
 from hls_pipeline.uploads import State
-from tests.contract.faults import answering, plain
+from tests.contract.faults import answering, listening, plain
 from tests.services import World, package
 
 TOKEN = "s3cret-token"
@@ -238,7 +238,11 @@ def test_published_videos_are_requested_once_and_their_state_is_shown(world: Wor
     assert TOKEN not in repr(here.settings)
 
 
-def test_a_service_that_is_down_fails_nothing(world: World) -> None:
+def test_a_service_that_is_down_fails_nothing_and_is_asked_once(world: World) -> None:
+    asked: list[object] = []
+    with listening(asked.append) as address:
+        using(world, f"http://{address}").publish_package("w", package("the service hangs up"))
+    assert len(asked) == 1
     here = using(world, "http://127.0.0.1:1")
     upload = here.publish_package("v", package("the service is down"))
     assert upload.state is State.PUBLISHED
