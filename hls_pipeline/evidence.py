@@ -165,9 +165,10 @@ def sealed(
 def _seals(
     files: Iterable[File], facts: Mapping[str, Any] | None, proofs: Iterable[Mapping[str, Any]]
 ) -> Iterator[str]:
-    """The hash before the first proof and after each: a document may have proofs that are younger than its seal."""
+    """The hash before the first proof and after each: a document may have proofs that are younger than its seal. Facts
+    are numbers of a creator's, who may write larger ones than RFC 8785 knows: they are hashed as text."""
     running = hashlib.sha256()
-    for part in ({"facts": facts}, *(file.model_dump() for file in files)):
+    for part in ({"facts": json.dumps(facts, sort_keys=True)}, *(file.model_dump() for file in files)):
         running.update(documents.canonical(part).encode())
     yield running.hexdigest()
     for proof in proofs:
@@ -263,7 +264,11 @@ def _broken_seal(evidence: Evidence) -> Iterator[str]:
     """Versions from before there were seals have none."""
     version = evidence.ready()
     seal = version and _SEAL.search(version.reason)
-    if seal and seal[1] not in _seals(evidence.files, evidence.facts, evidence.proofs):
+    try:
+        holds = not seal or seal[1] in _seals(evidence.files, evidence.facts, evidence.proofs)
+    except ValueError:  # a number or text that RFC 8785 cannot write, so it was never hashed
+        holds = False
+    if not holds:
         yield "the files' roles, the facts or the receipts are not those on which it was published"
 
 

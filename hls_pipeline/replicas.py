@@ -88,9 +88,9 @@ def attempt(
 
     A node that was given up gets no grace for a minute: one that is silent would cost it at every step.
 
-    When fewer than `quorum` did it, raises ServiceRefused if so many refuse that trying again cannot help, Outage if
-    all that failed were down, else ProofMissing; each names every node's reason. Anything but a ServiceError passes at
-    once, since it concerns us and not the node.
+    When fewer than `quorum` did it, raises Outage if all that failed were down; else, naming each node's reason,
+    ServiceRefused if so many refuse that trying again cannot help, or ProofMissing. Anything but a ServiceError passes
+    at once, since it concerns us and not the node.
     """
     over = threading.Event()
     tries = {_start(partial(_receipts, work, kubo.until(over))): kubo for kubo in nodes}

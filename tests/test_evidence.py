@@ -145,6 +145,7 @@ CHANGES: dict[str, tuple[Callable[[Document], None], str]] = {
     "a receipt's answer": (lambda d: _proof(d).update(answered="9 blocks of 9 bytes"), "receipts are not those"),
     "a receipt's time": (lambda d: _proof(d).update(at="2020-01-01T00:00:00.000Z"), "receipts are not those"),
     "a receipt's level": (lambda d: _proof(d).update(level="read_back"), "receipts are not those"),
+    "a receipt beyond numbers": (lambda d: _proof(d).update(answered=2**60), "receipts are not those"),
     "a lost receipt": (lambda d: d["receipts"].remove(_proof(d)), "receipts are not those"),
     "the seal": (lambda d: d["versions"][1].update(reason="published"), "version 2: its hash"),
     "broken receipts": (lambda d: d.update(receipts=[{"kind": "proof"}]), "a receipt is none"),
@@ -155,6 +156,14 @@ def test_nothing_in_it_can_be_changed_unseen(proven: Evidence) -> None:
     for what, (change, expected) in CHANGES.items():
         found = list(evidence.problems(changed(proven, change)))
         assert any(expected in problem for problem in found), (what, found)
+
+
+def test_a_number_beyond_what_json_agrees_on_is_proven_too(world: World, request: pytest.FixtureRequest) -> None:
+    files = files_of(request.node.name)
+    master = files["master.m3u8"].replace(b"BANDWIDTH=1000", b"BANDWIDTH=18446744073709551615")
+    world.publish_package("v", {**files, "master.m3u8": master})
+    proof = evidence.collect("v", world.store)
+    assert list(evidence.problems(evidence.parse(proof.text().encode()))) == []
 
 
 def test_proofs_that_came_later_are_no_change(proven: Evidence, world: World) -> None:
