@@ -62,6 +62,7 @@ GOOD: dict[str, Any] = {
     },
     "cmdline": "ipfs\0daemon",
     "/api/v0/id": {"ID": "peer"},
+    "block/stat": {"Key": str(Cid.of(MARK.encode())), "Size": len(MARK)},
     "dag/import": {"Stats": {"BlockCount": 1, "BlockBytesCount": len(MARK)}},
     "format=raw": MARK,
 }
