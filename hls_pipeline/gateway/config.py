@@ -21,6 +21,9 @@ class GatewaySettings(Settings):
     public_ipfs_gateway: str | None = Field(
         None, description="IPFS gateway that viewers are sent to; the first of the nodes' otherwise"
     )
+    public_s3_endpoint: str | None = Field(
+        None, description="address of S3 in presigned addresses, where senders and viewers reach it by another one"
+    )
     presign_seconds: int = Field(3600, ge=60, le=604_800, description="how long a presigned address is good")
     page_key: SecretStr | None = Field(
         None, description="key the pages use for visitors from this machine; for a local stack only"

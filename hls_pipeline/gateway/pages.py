@@ -152,7 +152,10 @@ def _policy(services: Services) -> str:
     media = "'self'"
     if services.settings.play == "redirect":
         settings = services.settings
-        addresses = (settings.s3_endpoint, settings.public_ipfs_gateway or settings.ipfs_gateway_urls[0])
+        addresses = (
+            settings.public_s3_endpoint or settings.s3_endpoint,
+            settings.public_ipfs_gateway or settings.ipfs_gateway_urls[0],
+        )
         origins = {f"{parts.scheme}://{parts.netloc}" for parts in map(urlsplit, filter(None, addresses))}
         media = " ".join(["'self'", *sorted(origins)])
     return (

@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hls_pipeline.errors import Outage
 from hls_pipeline.gateway.config import GatewaySettings
 from hls_pipeline.object_store import ObjectStore, border, client
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 PART = 8 << 20
 """Bytes of a part; what is smaller is put at once. S3 takes 10,000 parts, so a file may have 78 GiB."""
@@ -21,9 +24,17 @@ _PIECE = 256 * 1024
 
 
 class GatewayStore(ObjectStore):
+    def __init__(self, client: S3Client, signer: S3Client, *, parallel: int) -> None:
+        """`signer` knows S3 by the name that senders and viewers reach it by: the name is signed too."""
+        super().__init__(client, parallel=parallel)
+        self._signer = signer
+
     @classmethod
     def of(cls, settings: GatewaySettings) -> GatewayStore:
-        return cls(client(settings), parallel=settings.s3_parallel)
+        ours = signer = client(settings)
+        if settings.public_s3_endpoint:
+            signer = client(settings.model_copy(update={"s3_endpoint": settings.public_s3_endpoint}))
+        return cls(ours, signer, parallel=settings.s3_parallel)
 
     def read_range(self, bucket: str, key: str, start: int, end: int, etag: str | None = None) -> Iterator[bytes]:
         """Bytes `start` to before `end`. Raises ObjectMissing, ObjectChanged when the ETag is not `etag`, and Outage
@@ -110,13 +121,13 @@ class GatewayStore(ObjectStore):
 
     def presigned_get(self, bucket: str, key: str, content_type: str, seconds: int) -> str:
         parameters = {"Bucket": bucket, "Key": key, "ResponseContentType": content_type}
-        return self._client.generate_presigned_url("get_object", Params=parameters, ExpiresIn=seconds)
+        return self._signer.generate_presigned_url("get_object", Params=parameters, ExpiresIn=seconds)
 
     def presigned_put(self, bucket: str, key: str, size: int, seconds: int) -> str:
         """The length is signed: nothing larger can be put there."""
         parameters = {"Bucket": bucket, "Key": key, "ContentLength": size}
-        return self._client.generate_presigned_url("put_object", Params=parameters, ExpiresIn=seconds)
+        return self._signer.generate_presigned_url("put_object", Params=parameters, ExpiresIn=seconds)
 
     def presigned_part(self, bucket: str, key: str, parts_id: str, number: int, size: int, seconds: int) -> str:
         parameters = {"Bucket": bucket, "Key": key, "UploadId": parts_id, "PartNumber": number, "ContentLength": size}
-        return self._client.generate_presigned_url("upload_part", Params=parameters, ExpiresIn=seconds)
+        return self._signer.generate_presigned_url("upload_part", Params=parameters, ExpiresIn=seconds)

@@ -13,6 +13,7 @@ from hls_pipeline import clock
 from hls_pipeline.gateway import presigned, sweep
 from hls_pipeline.gateway.access import Scope
 from hls_pipeline.gateway.services import connect
+from hls_pipeline.settings import Settings
 from hls_pipeline.uploads import State
 from tests.gateway.conftest import Gateway
 from tests.gateway.test_intake import leftovers
@@ -55,6 +56,21 @@ def test_a_package_is_sent_to_s3_and_completed_with_its_temporary_document(gatew
     again = complete(gateway, begun.json()["id"])
     assert (again.status_code, again.json()) == (202, answer.json())
     assert len(gateway.world.store.uploads_of("film")) == 1
+
+
+def test_addresses_name_s3_as_senders_and_viewers_reach_it(gateway_with: Callable[..., Gateway], s3: Settings) -> None:
+    """They named S3 as the gateway reaches it, which outside of its network is nowhere."""
+    assert s3.s3_endpoint is not None
+    public = s3.s3_endpoint.replace("127.0.0.1", "localhost")
+    gateway = gateway_with(public_s3_endpoint=public, play="redirect", s3_grace_seconds=3600)
+    begun = begin(gateway, FILES, video_id="film").json()
+    assert {url["url"].split("/media/")[0] for file in begun["files"] for url in file["urls"]} == {public}
+    put_all(begun, FILES)
+    assert complete(gateway, begun["id"]).status_code == 202
+    address = gateway.play("film", "v/s1.ts").headers["Location"]
+    assert address.startswith(public)
+    assert requests.get(address, timeout=20).content == FILES["v/s1.ts"]
+    assert public in gateway.get("/").headers["Content-Security-Policy"]
 
 
 def test_what_is_missing_is_told_and_can_be_sent_later(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
