@@ -158,4 +158,4 @@ def _document(services: Services, upload: Upload) -> str | None:
     if upload.state is State.UNCHANGED:
         current = services.store.current(upload.video_id)
         return current.document if current else None
-    return services.records.first_document(upload)
+    return services.records.first_document(upload.video_id, upload.revision) if upload.revision else None

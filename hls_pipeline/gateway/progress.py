@@ -6,12 +6,14 @@ said to be complete before it is.
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from hls_pipeline import clock
+from hls_pipeline.errors import NotFound
 from hls_pipeline.gateway.records import Records
 from hls_pipeline.metadata_store import MetadataStore
 from hls_pipeline.uploads import IN_WORK, State, Upload
@@ -99,10 +101,21 @@ def title(upload: Upload) -> str | None:
 
 
 def estimated(upload: Upload, store: MetadataStore) -> datetime | None:
-    """What the temporary document promised."""
-    document = Records(store).first_document(upload)
-    text = json.loads(document).get("estimated_completion") if document else None
-    return clock.parse(text) if text else None
+    """What the temporary document promised; None before there is one."""
+    try:
+        return _promised(store, upload.video_id, upload.revision) if upload.revision else None
+    except NotFound:
+        return None
+
+
+@functools.lru_cache(maxsize=4096)
+def _promised(store: MetadataStore, video_id: str, revision: int) -> datetime:
+    """Kept, because it never changes and every look at a status asks for it. Raises NotFound."""
+    document = Records(store).first_document(video_id, revision)
+    promise = json.loads(document).get("estimated_completion") if document else None
+    if promise is None:
+        raise NotFound(f"nothing was promised for revision {revision} of video {video_id}")
+    return clock.parse(promise)
 
 
 def _off(promised: datetime | None, history: History) -> float | None:

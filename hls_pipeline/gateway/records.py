@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from hls_pipeline import keys, tables
 from hls_pipeline.errors import NotFound
 from hls_pipeline.metadata_store import InventoryFile, MetadataStore, rows
-from hls_pipeline.uploads import IN_WORK, State, Upload
+from hls_pipeline.uploads import IN_WORK, State
 
 
 @dataclass(frozen=True)
@@ -207,12 +207,12 @@ class Records:
         with self._store.reading() as db:
             return db.execute(sa.select(tables.video.c.current_version).filter_by(video_id=video_id)).scalar()
 
-    def first_document(self, upload: Upload) -> str | None:
-        """The temporary document of its revision, as it was answered; None before there is one."""
+    def first_document(self, video_id: str, revision: int) -> str | None:
+        """The temporary document of a revision, as it was answered; None before there is one."""
         table = tables.version
-        query = sa.select(table.c.document).filter_by(video_id=upload.video_id, revision=upload.revision)
+        query = sa.select(table.c.document).filter_by(video_id=video_id, revision=revision).order_by(table.c.n).limit(1)
         with self._store.reading() as db:
-            return db.execute(query.order_by(table.c.n).limit(1)).scalar() if upload.revision else None
+            return db.execute(query).scalar()
 
     def in_work(self) -> int:
         """Uploads that wait for the pipeline or are being worked on; not those that wait for their creator."""
