@@ -72,6 +72,9 @@ class Settings(BaseSettings):
         0, ge=0, description="read back so many random blocks of larger packages instead of all; 0 means all"
     )
     proof_days: float = Field(30, gt=0, description="every node gives everything back in full at least this often")
+    documents_on_ipfs: bool = Field(
+        False, description="the daily anchor also puts every version's document on IPFS, where it stays"
+    )
     pinning_services: tuple[PinningServiceSettings, ...] = Field(
         (), description="IPFS pinning services that are asked for extra copies (JSON list of name, endpoint, token)"
     )

@@ -130,6 +130,15 @@ version = sa.Table(
     sa.Column("shown", sa.Boolean, nullable=False, server_default=sa.true(), comment="current from its time on"),
 )
 
+document_copy = sa.Table(
+    "document_copy",
+    metadata,
+    sa.Column("video_id", sa.String(64), primary_key=True),
+    sa.Column("n", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("cid", sa.String(128), nullable=False, comment="of the canonical JSON"),
+    sa.ForeignKeyConstraint(["video_id", "n"], ["version.video_id", "version.n"]),
+)
+
 temp_storage = sa.Table(
     "temp_storage",
     metadata,

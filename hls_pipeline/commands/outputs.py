@@ -104,6 +104,7 @@ class Version(TypedDict):
     run_id: str | None
     time: str
     shown: bool
+    cid: str | None
     hash_holds: bool
     changes: list[Change]
 

@@ -95,7 +95,7 @@ def versions(
 ) -> None:
     """Show every state the metadata of a video ever had: who, when, why, and the run that made it."""
     store = opened(data)
-    found = _versions(store.versions(video_id))
+    found = _versions(store.versions(video_id), store.document_cids(video_id))
     if as_of:
         n = store.as_of(video_id, as_of.replace(tzinfo=UTC)).n
         found = [about for about in found if about["n"] == n]
@@ -109,6 +109,8 @@ def versions(
         console.print(f"[bold]version {about['n']}[/]  revision {about['revision']}  {about['time']}")
         console.print(f"  {about['reason']} by {about['actor']}, run {about['run_id']}", markup=False)
         console.print(f"  hash {about['hash']}" + ("" if about["hash_holds"] else "  [red]does not hold[/]"))
+        if about["cid"]:
+            console.print(f"  document ipfs://{about['cid']}")
         if diff:
             _print_changes(about["changes"], console)
         else:
@@ -215,8 +217,9 @@ def _about(upload: Upload) -> dict[str, Any]:
     }
 
 
-def _versions(found: Sequence[Version]) -> list[dict[str, Any]]:
-    """Each version, whether its hash holds, and how its document differs from the one before."""
+def _versions(found: Sequence[Version], cids: Mapping[int, str]) -> list[dict[str, Any]]:
+    """Each version, whether its hash holds, and how its document differs from the one before. `cids` are those of
+    documents on IPFS."""
     shown, previous, before = [], None, dict[str, Any]()
     for link in audit.links_of(found):
         document = json.loads(link.document)
@@ -225,7 +228,13 @@ def _versions(found: Sequence[Version]) -> list[dict[str, Any]]:
             name: value for name, value in link._asdict().items() if name not in ("video_id", "versions", "current")
         }
         shown.append(
-            {**about, "document": document, "hash_holds": audit.flaw(link, previous) is None, "changes": changes}
+            {
+                **about,
+                "document": document,
+                "cid": cids.get(link.n),
+                "hash_holds": audit.flaw(link, previous) is None,
+                "changes": changes,
+            }
         )
         previous, before = link, document
     return shown

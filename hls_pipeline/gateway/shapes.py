@@ -170,6 +170,7 @@ _VERSION: dict[str, Any] = {
     "document_sha256": "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae",
     "previous_hash": "fcde2b2edba56bf408601fb721fe9b5c338d10ee429ea04fae5511b68fbf8fb9",
     "hash": "baa5a0964d3320fbc0c6a922140453c8513ea24ab8fd0577034804a967248096",
+    "cid": None,
 }
 
 
@@ -188,6 +189,7 @@ class VersionItem(BaseModel):
     document_sha256: str
     previous_hash: str | None
     hash: str = Field(description="SHA-256 of RFC 8785 of the other facts and of the hash before")
+    cid: str | None = Field(description="of the document on IPFS, where it was put there")
 
 
 class Versions(BaseModel):

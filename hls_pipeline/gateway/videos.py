@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -78,7 +79,9 @@ def video(
 )
 def versions(video_id: VideoId, services: ServicesDep, _: Reader) -> dict[str, Any]:
     check_id(video_id)
-    return {"video_id": video_id, "versions": [version_json(item) for item in services.store.versions(video_id)]}
+    cids = services.store.document_cids(video_id)
+    found = [version_json(item, cids) for item in services.store.versions(video_id)]
+    return {"video_id": video_id, "versions": found}
 
 
 @router.get(
@@ -91,7 +94,7 @@ def version(
     video_id: VideoId, n: Annotated[int, Path(ge=1, le=2**31 - 1)], services: ServicesDep, _: Reader
 ) -> dict[str, Any]:
     check_id(video_id)
-    return version_json(services.store.version(video_id, n))
+    return version_json(services.store.version(video_id, n), services.store.document_cids(video_id))
 
 
 @router.get(
@@ -127,7 +130,7 @@ def proof(video_id: VideoId, services: ServicesDep, _: Reader) -> dict[str, Any]
     }
 
 
-def version_json(item: Version) -> dict[str, Any]:
+def version_json(item: Version, cids: Mapping[int, str]) -> dict[str, Any]:
     return {
         "n": item.n,
         "revision": item.revision,
@@ -139,6 +142,7 @@ def version_json(item: Version) -> dict[str, Any]:
         "document_sha256": item.document_sha256,
         "previous_hash": item.previous_hash,
         "hash": item.hash,
+        "cid": cids.get(item.n),
     }
 
 

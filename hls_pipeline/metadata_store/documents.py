@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from hls_pipeline import clock, versions
+import sqlalchemy as sa
+
+from hls_pipeline import clock, tables, versions
 from hls_pipeline.errors import NotFound
 from hls_pipeline.metadata_store import rows
 from hls_pipeline.metadata_store.database import Database
@@ -31,6 +33,12 @@ class Documents(Database):
         if found is None:
             raise NotFound(f"video {video_id} has no version {n}")
         return found
+
+    def document_cids(self, video_id: str) -> dict[int, str]:
+        """Number → content id of the versions whose documents were put on IPFS."""
+        copy = tables.document_copy
+        with self._read() as db:
+            return {row.n: row.cid for row in db.execute(sa.select(copy).filter_by(video_id=video_id))}
 
     def current(self, video_id: str) -> Version | None:
         """The version readers get, None before the first. Raises NotFound for an unknown video."""

@@ -23,6 +23,7 @@ from hls_pipeline.ipfs.unixfs import PROFILES
 from hls_pipeline.metadata_store import MetadataStore
 from hls_pipeline.object_store import ObjectStore
 from hls_pipeline.settings import Settings
+from hls_pipeline.upkeep import document_copies
 
 FILE = "anchor.json"
 """Its name in its directory on IPFS."""
@@ -77,6 +78,8 @@ def make(
     """The heads as they are now are anchored; the newest anchor, if nothing was added since. Raises Corruption, and
     anchors nothing, when the history does not go on from the newest anchor, unless the database was `restored` and
     somebody accepts what it lost."""
+    if settings.documents_on_ipfs:
+        document_copies.put(store, nodes, settings, now)
     before = newest(store, objects, nodes, settings)
     heads, lost = _heads(store, before.heads if before else {})
     if before and lost and not restored:
