@@ -1,8 +1,9 @@
 """Dagster's run launcher: a run's id goes into the queue, and a worker somewhere executes it.
 
-A broker that is away is no failure of the run: it is cancelled, with the reason, and the sensor asks again. To
-terminate, the run is marked in Dagster's storage, where its worker looks every second; that needs no remote control,
-so it is the same with every broker.
+A broker that is away is no failure of an upload's run: it is cancelled, with the reason, and the sensor asks again. A
+run that nobody would ask for again, of a schedule, a backfill or by hand, has failed. To terminate, a run is marked in
+Dagster's storage, where its worker looks every second; that needs no remote control, so it is the same with every
+broker.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dagster._serdes import ConfigurableClass, ConfigurableClassData
 from hls_pipeline import settings
 from hls_pipeline.errors import Outage
 from hls_pipeline.queue import broker
+from hls_pipeline.queue.requests import UPLOAD_TAG
 
 _BEGUN = frozenset({DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING})
 
@@ -39,7 +41,14 @@ class CeleryQueueLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
             broker.send(config, run.run_id, queue)
         except Outage as outage:
             self._declared = False
-            self._instance.report_run_canceled(run, f"Not started: {outage}. The upload is started again by itself.")
+            if UPLOAD_TAG in run.tags:
+                self._instance.report_run_canceled(
+                    run, f"Not started: {outage}. The upload gets another run by itself."
+                )
+            else:
+                self._instance.report_run_failed(
+                    run, f"Not started: {outage}. Launch it again once the broker answers."
+                )
             return
         self._instance.report_engine_event(f"In queue {queue}.", run, cls=type(self))
 
