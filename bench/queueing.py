@@ -1,13 +1,15 @@
 """What the queue adds to the work itself: packages dropped into the inbox of an `hls-pipeline up --production`.
 
 One line per measurement: seconds from `_READY` to the final document beside the same steps walked in this process, the
-wait between launch and worker, small packages per minute, and how the workers' memory grows. Root or sudo, PostgreSQL
+wait between launch and worker, small packages per minute and what they cost in seconds of a core (which other work on
+the machine does not change), and how the workers' memory grows. Root or sudo, PostgreSQL
 and RabbitMQ are needed; `python -m bench.queueing --growth 1000` runs longer.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import secrets
@@ -46,7 +48,7 @@ def main() -> None:
         one_by_one(world, 3)
         by_gateway(world, description, 3)
         latency(world, description, chosen.single)
-        throughput(world, chosen.batch)
+        throughput(world, data, chosen.batch)
         growth(world, data, chosen.growth, chosen.batch)
 
 
@@ -163,7 +165,8 @@ def queueing(description: dict[str, Any], since: float) -> Sequence[float]:
         return [float(row[0]) for row in cursor.fetchall()]
 
 
-def throughput(world: World, batch: int) -> None:
+def throughput(world: World, data: Path, batch: int) -> None:
+    before = cores(data)
     videos = [new_video(world) for _ in range(batch)]
     began = time.monotonic()
     for video_id in videos:
@@ -172,6 +175,9 @@ def throughput(world: World, batch: int) -> None:
     seconds = time.monotonic() - began
     print(f"small packages per minute: {60 * batch / seconds:.0f} ({batch} in {seconds:.0f} s, dropped at once)")
     wait_until(lambda: quiet(world, videos), "the clean-up", 600)
+    each = {role: (spent - before.get(role, 0.0)) / batch for role, spent in cores(data).items()}
+    shown = ", ".join(f"{role} {spent:.2f}" for role, spent in sorted(each.items(), key=lambda item: -item[1]))
+    print(f"seconds of a core per package: {sum(each.values()):.2f} ({shown}); 60 a minute on two cores leave 2")
 
 
 def growth(world: World, data: Path, count: int, batch: int) -> None:
@@ -188,16 +194,33 @@ def growth(world: World, data: Path, count: int, batch: int) -> None:
         print(f"memory of {role}: {before[role] >> 20} MB, after {count} packages {size >> 20} MB")
 
 
+ROLES = ("worker", "daemon", "code-server", "ui", "postgres", "rabbitmq", "weed", "ipfs_node", "gateway")
+
+
 def memory(data: Path) -> dict[str, int]:
     """Bytes that each role has for itself, with its children."""
     sizes: dict[str, int] = {}
+    for role, process in processes_of(data):
+        if role in ("worker", "daemon", "code-server"):
+            sizes[role] = sizes.get(role, 0) + process.memory_full_info().pss
+    return sizes
+
+
+def cores(data: Path) -> dict[str, float]:
+    """Seconds of a core that each role has used so far."""
+    spent: dict[str, float] = {}
+    for role, process in processes_of(data):
+        spent[role] = spent.get(role, 0.0) + sum(process.cpu_times())
+    return spent
+
+
+def processes_of(data: Path) -> Iterator[tuple[str, psutil.Process]]:
+    """Those of the stack, each with its role."""
     for process in psutil.process_iter(["cmdline", "environ"]):
         if (process.info["environ"] or {}).get("HLS_DATA") == str(data):
-            words = process.info["cmdline"] or []
-            for role in ("worker", "daemon", "code-server"):
-                if role in words:
-                    sizes[role] = sizes.get(role, 0) + process.memory_full_info().pss
-    return sizes
+            words = " ".join(process.info["cmdline"] or [])
+            with contextlib.suppress(psutil.NoSuchProcess):
+                yield next((role for role in ROLES if role in words), "others"), process
 
 
 def new_video(world: World) -> str:
