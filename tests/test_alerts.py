@@ -267,6 +267,16 @@ def test_what_waits_for_a_service_that_is_away_is_not_called_stuck(world: World)
     ]
 
 
+def test_a_message_broker_that_is_away_is_a_problem_before_any_upload_is_stuck(world: World) -> None:
+    (port,) = free_ports(1)
+    received(world.store)
+    url = SecretStr(f"amqp://user:password@127.0.0.1:{port}//")
+    found = look(world, clock.now() + timedelta(hours=2), broker_url=url)
+    assert {kind: problem.title for kind, problem in found.items()} == {
+        "service_down": "The message broker does not answer"
+    }
+
+
 def test_nodes_and_disks_that_fill_up_are_found_by_their_thresholds(world: World, tmp_path: Path) -> None:
     found = look(world, node_full_percent=1e-9, disk_full_percent=1e-9, disk_paths=(tmp_path, tmp_path / "missing"))
     assert world.nodes[0].name in found["node_full"].title

@@ -17,6 +17,7 @@ from hls_pipeline.errors import PipelineError
 from hls_pipeline.ipfs.kubo import Kubo
 from hls_pipeline.metadata_store import MetadataStore
 from hls_pipeline.object_store import ObjectStore
+from hls_pipeline.queue import broker
 from hls_pipeline.settings import Settings
 from hls_pipeline.upkeep.alerts import Problem
 from hls_pipeline.uploads import IN_WORK, State
@@ -29,7 +30,7 @@ def look(
     store: MetadataStore, objects: ObjectStore, nodes: Sequence[Kubo], settings: Settings, now: datetime
 ) -> list[Problem]:
     """Raises Outage when the metadata store does not answer."""
-    services = [*_buckets(objects, settings), *_nodes(nodes, settings)]
+    services = [*_buckets(objects, settings), *_nodes(nodes, settings), *_queue(settings)]
     away = any(problem.kind == "service_down" for problem in services)
     found = [*services, *_disks(settings), *_failed(store, settings)]
     if not away:  # what waits for a service goes on by itself once it is back
@@ -149,6 +150,15 @@ def _nodes(nodes: Sequence[Kubo], settings: Settings) -> Iterator[Problem]:
                 f"it stores {stat.bytes / 1e9:.1f} of {stat.limit / 1e9:.1f} GB",
                 "Raise its Datastore.StorageMax if the disk has room, or add a node (docs/how-to/add-a-node.md).",
             )
+
+
+def _queue(settings: Settings) -> Iterator[Problem]:
+    if settings.broker_url is None:
+        return
+    try:
+        broker.connect(settings).waiting()
+    except PipelineError as error:
+        yield _down("The message broker", error)
 
 
 def _down(what: str, error: PipelineError) -> Problem:
