@@ -183,7 +183,8 @@ class _Watch:
         status = self.executor.status(self.run.run_id)
         if status is DagsterRunStatus.STARTED and self.executor.stopping.is_set():
             self.handed_back = True
-            self.executor.instance.report_run_canceling(self.run, "The worker stops; the upload goes on in another.")
+            then = "the upload goes on in another" if UPLOAD_TAG in self.run.tags else "launch the run again"
+            self.executor.instance.report_run_canceling(self.run, f"The worker stops; {then}.")
             return True
         return status in _ENDED_FROM_OUTSIDE
 
