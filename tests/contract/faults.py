@@ -160,9 +160,13 @@ def _read_request(connection: socket.socket, data: bytes = b"") -> None:
             tail = (tail + connection.recv(65536))[-5:]
 
 
+_HEADERS = "Content-Type: application/json\r\nConnection: close\r\n"
+"""We hang up after one answer, and say so: a client that keeps connections would run into it."""
+
+
 def chunked(*chunks: bytes, trailers: str = "", status: str = "200 OK") -> bytes:
     """An HTTP answer as Kubo streams them: chunks, then trailers."""
-    head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nTrailer: X-Stream-Error\r\n"
+    head = f"HTTP/1.1 {status}\r\n{_HEADERS}Trailer: X-Stream-Error\r\n"
     body = b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks)
     return f"{head}Transfer-Encoding: chunked\r\n\r\n".encode() + body + f"0\r\n{trailers}\r\n".encode()
 
@@ -170,5 +174,5 @@ def chunked(*chunks: bytes, trailers: str = "", status: str = "200 OK") -> bytes
 def plain(body: bytes, status: str = "200 OK", length: int | None = None) -> bytes:
     """An HTTP answer with a length, which may be a lie."""
     said = len(body) if length is None else length
-    head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {said}\r\n\r\n"
+    head = f"HTTP/1.1 {status}\r\n{_HEADERS}Content-Length: {said}\r\n\r\n"
     return head.encode() + body
