@@ -93,6 +93,8 @@ def video(video_id: str, request: Request, services: ServicesDep, caller: Caller
     current = services.store.current(video_id)
     about = progress.about(upload, services.store, full=True)
     document = json.loads(current.document) if current else None
+    # An arrival that was refused, or changed nothing, is no revision: the one before it is still what there is.
+    held = upload if upload.revision else services.store.current_upload(video_id) or upload
     return _page(
         request,
         services,
@@ -104,9 +106,9 @@ def video(video_id: str, request: Request, services: ServicesDep, caller: Caller
         version=current.n if current else 0,
         title=_title(upload, document),
         timeline=list(_timeline(found)),
-        places=_places(services, upload),
+        places=_places(services, held),
         links=list(_links(request, services, video_id, document)),
-        facts=_facts(upload, about),
+        facts=_facts(held, about),
         nothing=document is None or "video_assets" not in document,
         ended=_ENDED,
         usually_off=services.metrics.usually_off(),
@@ -232,7 +234,7 @@ def _short(value: Any) -> str:
 
 
 def _places(services: Services, upload: Upload) -> dict[str, Any]:
-    """Where the bytes of the newest revision are now."""
+    """Where the bytes of a revision are now."""
     waiting = services.store.temp_objects(upload.upload_id)
     held = [item for item in waiting if item.etag]
     proofs: dict[str, dict[str, Any]] = {}

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 
 from hls_pipeline.gateway import access, vendor
 from tests.gateway.conftest import Gateway
+from tests.gateway.test_intake import as_files, post
 from tests.services import Files, World, package, sample
 
 AXE = vendor.Vendored(
@@ -225,6 +226,19 @@ def test_a_session_serves_no_page_of_another_site(local: Gateway) -> None:
         assert (answer.status_code, answer.json()["code"]) == (403, "foreign_origin")
     own = local.ask("POST", "/v1/videos", files=files, headers={**headers, "Origin": local.url})
     assert own.status_code == 422
+
+
+def test_what_was_sent_in_vain_hides_nothing_of_what_is_there(local: Gateway) -> None:
+    """After the same package again, or a refused one, the page said that the bytes were nowhere."""
+    broken = package("film")
+    del broken["v/s1.ts"]
+    local.world.publish_package("film", package("film"))
+    for files, word in ((package("film"), "Unchanged"), (broken, "Refused")):
+        post(local, as_files(files), "?video_id=film")
+        text = local.get("/videos/film").text
+        assert word in text
+        assert "proven complete" in text
+        assert "<dd>r1</dd>" in text
 
 
 def test_pages_allow_no_inline_script(local: Gateway) -> None:
