@@ -175,7 +175,7 @@ def remove(
     settings: Settings,
 ) -> None:
     """Afterwards the removable objects and their rows are gone, a receipt says on whose evidence; what is kept is no
-    longer due, what is held is looked at again in a day. Raises `Odd` when an object was replaced meanwhile; it stays.
+    longer due, what is held is looked at again in a day. Raises `Odd` when an object was replaced meanwhile: it stays.
     """
     for found in decision.held:
         for version in found.versions:
@@ -193,6 +193,20 @@ def remove(
         if replaced:
             again = [found for found in batch if found.item.cid in replaced]
             raise Odd(upload, [_finding(each.item, "was replaced just now", each.versions[0]) for each in again])
+    if written := list(_written_meanwhile(decision.removable, upload, objects, settings)):
+        raise Odd(upload, written)
+
+
+def _written_meanwhile(
+    removed: Sequence[Found], upload: Upload, objects: ObjectStore, settings: Settings
+) -> Iterator[dict[str, Any]]:
+    """Where versions are deleted by their ids, one that somebody adds meanwhile stays and nothing refuses: it is looked
+    for."""
+    if upload.revision is not None and any(one.version_id for found in removed for one in found.versions):
+        there = _versions(keys.revision(upload.video_id, upload.revision), objects, settings)
+        for found in removed:
+            for version in there.get(found.item.cid, ()):
+                yield _finding(found.item, "was written again while it was removed", version)
 
 
 def note(error: Odd, lease: Lease, store: MetadataStore) -> None:

@@ -259,6 +259,27 @@ def test_in_a_versioned_bucket_a_version_that_is_not_ours_is_odd(bucket: Callabl
     assert says in refuses(world, upload)
 
 
+def test_in_a_versioned_bucket_what_is_written_during_the_clean_up_stays_and_is_a_finding(
+    bucket: Callable[..., World],
+) -> None:
+    """The delete names versions, so it does not notice a new one."""
+    world = bucket()
+    upload = world.publish_package("v", package("written meanwhile"))
+    item = row(world, upload, "s3/master.m3u8")
+
+    def write(**_: Any) -> None:
+        events.unregister("before-call.s3.DeleteObjects", write)
+        world.objects.put(world.settings.s3_media, key(world, item), b"somebody else's", "text/plain")
+
+    events = world.objects._client.meta.events
+    events.register("before-call.s3.DeleteObjects", write)
+    with pytest.raises(Corruption, match="written again while it was removed"):
+        world.step(CLEAR, upload, "hand:clear")
+    assert versions(world, "v/r1/") == [key(world, item)]
+    assert world.objects.read_all(world.settings.s3_media, key(world, item)) == b"somebody else's"
+    assert [found["object"] for found in findings(world, upload)] == [item.cid]
+
+
 # ---- nodes that lost something ------------------------------------------------------------------------------------
 
 
