@@ -161,15 +161,17 @@ class History:
         self.node.call("repo/gc")
 
     def lose_a_block(self) -> None:
-        """The node's disk fails where S3 has the same bytes still, of every video that needs them."""
-        etags = {item.key: item.etag for item in self.world.objects.listing(MEDIA)}
+        """The node's disk fails where S3 has the same bytes still, and on record, of every video that needs them."""
+        there = {(keys.s3_uri(MEDIA, item.key), item.etag) for item in self.world.objects.listing(MEDIA)}
         safe, needed = set[str](), set[str]()
         uploads = (upload for name in filter(self.knows, VIDEOS) for upload in self.world.store.uploads_of(name))
         for upload in uploads:
             if upload.state in (State.PUBLISHED, State.CLEARED):
+                on_record = {(item.cid, item.etag) for item in self.world.store.temp_objects(upload.upload_id)}
                 originals = self.originals(upload)
                 for file in self.world.store.inventory(upload.upload_id):
-                    (safe if etags.get(file.key or "") == etag(originals[file.path]) else needed).add(file.cid)
+                    copy = (keys.s3_uri(MEDIA, file.key or ""), etag(originals[file.path]))
+                    (safe if copy in there & on_record else needed).add(file.cid)
         if lost := sorted(safe - needed):
             ipfs_node_fixture.block_file(self.repo, Cid.parse(self.chance.choice(lost))).unlink(missing_ok=True)
 
