@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ def ask(path: str = "/", kind: str = "http", **headers: str) -> list[Message]:
 
     sent = [(name.encode(), value.encode()) for name, value in headers.items()]
     scope: dict[str, Any] = {"type": kind, "method": "GET", "path": path, "query_string": b"", "headers": sent}
-    asyncio.run(APP(scope, receive, send))
+    with ThreadPoolExecutor(1) as pool:  # the browser of other tests has a loop in this thread
+        pool.submit(asyncio.run, APP(scope, receive, send)).result()
     return said
 
 
