@@ -151,7 +151,7 @@ def _unnamed_playlists(library: Library, named: list[str]) -> list[str]:
     strange = (
         path
         for path in library.sizes
-        if extension(path) not in CONTENT_TYPES
+        if (extension(path) not in CONTENT_TYPES or extension(path) == ".txt")
         and extension(path) not in FORBIDDEN
         and path not in mentioned
         and not is_junk(path)
