@@ -36,9 +36,9 @@ demo-production: setup  ## the same with PostgreSQL, RabbitMQ, two IPFS nodes, t
 	@tests/install-packages.sh postgresql rabbitmq-server
 	@$(BIN)/hls-pipeline demo --production examples/sample
 
-test: setup  ## all tests, and what they need
+test: setup  ## all tests, and what they need; they wait for servers more than they compute
 	@tests/install-packages.sh
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
 
 lint: setup  ## style and types
 	$(BIN)/ruff check
