@@ -36,7 +36,8 @@ demo-production: setup  ## the same with PostgreSQL, RabbitMQ, two IPFS nodes, t
 	@tests/install-packages.sh postgresql rabbitmq-server
 	@$(BIN)/hls-pipeline demo --production examples/sample
 
-test: setup  ## all tests, and what they need; they wait for servers more than they compute
+# Three at once on any machine: tests wait for servers more than they compute, and servers share the machine.
+test: setup  ## all tests, and what they need
 	@tests/install-packages.sh
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
 
