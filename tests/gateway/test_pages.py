@@ -73,7 +73,7 @@ def drop(page: Page, what: Path) -> None:
 
 
 def two_minutes(title: str) -> Files:
-    """The smallest rendition of the sample again and again: longer than any player reads ahead."""
+    """The smallest rendition of the sample again and again: longer than the player reads ahead."""
     shipped = sample()
     files = {path: data for path, data in shipped.items() if path.startswith(("144p/", "audio/"))}
     for path in ("144p/index.m3u8", "audio/index.m3u8"):
@@ -109,13 +109,13 @@ def test_a_folder_is_sent_watched_and_played_through_the_move_to_ipfs(
     page.wait_for_selector("#about:has-text('Against the estimate')")
     assert page.locator("#percent").inner_text() == "100 %"
     with page.expect_response("**/play/144p/seg_*.ts") as media:
-        page.evaluate("document.getElementById('player').currentTime = 95")
+        page.evaluate("document.getElementById('player').currentTime = 110")
     assert media.value.status == 200
-    plays(page, 95.5)
+    plays(page, 110.5)
 
     local.world.publish_package(video_id, two_minutes("Second cut"))
     page.wait_for_selector("#newer:visible")
-    assert page.evaluate("document.getElementById('player').currentTime") > 95, "nobody is interrupted"
+    assert page.evaluate("document.getElementById('player').currentTime") > 110, "nobody is interrupted"
     page.click("#reload")
     page.wait_for_selector("#newer", state="hidden")
     plays(page, 0.2)

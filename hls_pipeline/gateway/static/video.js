@@ -29,7 +29,8 @@ function start(address, revision) {
   hls = null;
   // Media Source first: Chrome's own HLS is not reliable yet.
   if (window.Hls?.isSupported()) {
-    hls = new window.Hls({ enableWorker: true, backBufferLength: 30, capLevelToPlayerSize: true });
+    // seconds; without a limit it reads ten minutes ahead for a viewer who may leave
+    hls = new window.Hls({ enableWorker: true, backBufferLength: 30, maxMaxBufferLength: 45, capLevelToPlayerSize: true });
     hls.on(window.Hls.Events.ERROR, (_, problem) => { if (problem.fatal) recover(problem); });
     hls.loadSource(address);
     hls.attachMedia(player);
