@@ -1,4 +1,4 @@
-"""`hls-pipeline daemon`: Dagster's daemon, with a sensor loop that looks every second instead of every five.
+"""`hls-pipeline daemon`: Dagster's daemon, with a sensor loop that looks twice a second instead of every five.
 
 Exactly one runs per installation. The loop's pause is a constant inside Dagster that no setting reaches; a test holds
 that it is still there. What the sensors do is in `sensors/`.
@@ -18,7 +18,8 @@ from dagster._utils.interrupts import capture_interrupts, setup_interrupt_handle
 from hls_pipeline import metadata_store, metrics, replicas, settings
 from hls_pipeline.queue.instance import code_servers, fail_abandoned_runs, keep_connections, open_instance, wait_for
 
-LOOP_SECONDS = 1
+LOOP_SECONDS = 0.5
+"""A loop of a second finds a sensor due every other time only, since its last tick was a moment less than one ago."""
 CODE_SERVER_SECONDS = 60.0
 
 
@@ -30,7 +31,7 @@ def run(workspace: Path) -> None:
         wait_for(servers, CODE_SERVER_SECONDS)
         fail_abandoned_runs(instance, servers)
         _tell_prometheus()
-        sensor.MIN_INTERVAL_LOOP_TIME = LOOP_SECONDS
+        sensor.MIN_INTERVAL_LOOP_TIME = LOOP_SECONDS  # type: ignore[assignment]
         _loop(instance, workspace)
 
 
