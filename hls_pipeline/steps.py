@@ -254,7 +254,7 @@ def publish(
     if upload.state in _GIVEN_UP:
         return upload
     revision = remaking.revision(upload, objects, nodes, store, settings)
-    root, expected = revision.directory.root, Extent(upload.blocks or 0, upload.dag_bytes or 0)
+    root, expected = revision.directory.root, _extent(upload)
     store.claim(lease, str(root.cid))
     outcome = replicas.attempt(
         nodes,
@@ -434,8 +434,7 @@ def _made_superfluous(
         return []
     assert upload.root and upload.record
     revision = remaking.revision(upload, objects, nodes, store, settings)
-    expected = Extent(upload.blocks or 0, upload.dag_bytes or 0)
-
+    expected = _extent(upload)
     check = partial(_read_back, upload, settings)
 
     def refill(node: Kubo, again: bool) -> None:
@@ -460,10 +459,14 @@ def _made_superfluous(
 # ---- shared by the steps -----------------------------------------------------------------------------------------
 
 
+def _extent(upload: Upload) -> Extent:
+    """What staging counted of the published directory."""
+    return Extent(upload.blocks or 0, upload.dag_bytes or 0)
+
+
 def _read_back(upload: Upload, settings: Settings, node: Kubo) -> list[Receipt]:
     """Both directories given back by one node. Raises ProofMissing."""
-    expected = Extent(upload.blocks or 0, upload.dag_bytes or 0)
-    package = replicas.read_back(node, upload.root or "", expected, settings.proof_sample)
+    package = replicas.read_back(node, upload.root or "", _extent(upload), settings.proof_sample)
     return [*package, *replicas.read_back(node, upload.record or "")]
 
 
