@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -14,6 +12,7 @@ import pytest
 
 from hls_pipeline import clock
 from hls_pipeline.uploads import State
+from tests.contract.faults import answering, plain
 from tests.gateway.conftest import Gateway
 from tests.services import free_ports, package, wait_until
 
@@ -21,21 +20,8 @@ from tests.services import free_ports, package, wait_until
 @pytest.fixture
 def refusing() -> Iterator[str]:
     """The address of a web app that wants a key."""
-
-    class Answer(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.send_error(401)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with answering(plain(b"", "401 Unauthorized")) as address:
+        yield f"http://{address}"
 
 
 @pytest.mark.parametrize("answers", [True, False])
