@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from hls_pipeline import clock, keys
-from hls_pipeline.errors import Corruption
+from hls_pipeline.errors import Corruption, ProofMissing
 from hls_pipeline.ipfs.unixfs import PROFILES, FileBuilder
 from hls_pipeline.lifecycle import CLEARED_TAG
 from hls_pipeline.metadata_store import Lease, MetadataStore, TempObject
@@ -25,6 +25,9 @@ from hls_pipeline.uploads import State, Upload
 
 _AT_ONCE = 500
 """Objects removed between two renewals of the lease: well within a lease at 100 requests a second."""
+
+PROOF_HOLDS = timedelta(minutes=15)
+"""So long objects are removed on one proof: a worker that was suspended after it must not act on it hours later."""
 
 HELD = timedelta(days=1)
 """After this a held object is looked at again."""
@@ -175,7 +178,8 @@ def remove(
     settings: Settings,
 ) -> None:
     """Afterwards the removable objects and their rows are gone, a receipt says on whose evidence; what is kept is no
-    longer due, what is held is looked at again in a day. Raises `Odd` when an object was replaced meanwhile: it stays.
+    longer due, what is held is looked at again in a day. Raises `Odd` when an object was replaced meanwhile: it stays;
+    ProofMissing when the removal goes on for longer than the proof before it holds.
     """
     for found in decision.held:
         for version in found.versions:
@@ -186,6 +190,10 @@ def remove(
     store.objects_stay(lease, [found.item.cid for found in decision.held], now + HELD, now)
     for batch in _batches(decision.removable):
         store.renew(lease, clock.now(), settings.lease_seconds)
+        if evidence and clock.now() - now > PROOF_HOLDS:
+            raise ProofMissing(
+                f"upload {upload.upload_id}: its proof is of {clock.text(now)}; the next try proves it anew"
+            )
         seen = [(one.key, one.etag, one.version_id) for found in batch for one in found.versions]
         replaced = {keys.s3_uri(settings.s3_media, key) for key in objects.delete(settings.s3_media, seen)}
         gone = [found.item.cid for found in batch if found.item.cid not in replaced]

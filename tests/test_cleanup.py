@@ -149,6 +149,28 @@ def test_who_loses_the_video_between_two_batches_deletes_no_more(world: World, m
     assert sorted(removed) == sorted(before)
 
 
+def test_who_was_suspended_between_two_batches_proves_again_before_it_deletes_more(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(temp_storage, "_AT_ONCE", 2)
+    upload = world.publish_package("v", package("suspended"))
+    before = addresses(world, upload)
+    real = clock.now
+
+    def sleep(**_: Any) -> None:
+        monkeypatch.setattr(clock, "now", lambda: real() + timedelta(hours=3))
+
+    events = world.objects._client.meta.events
+    events.register("after-call.s3.DeleteObjects", sleep)
+    try:
+        with pytest.raises(ProofMissing, match="the next try proves it anew"):
+            world.step(CLEAR, upload, "hand:clear")
+    finally:
+        events.unregister("after-call.s3.DeleteObjects", sleep)
+    assert len(addresses(world, upload)) == len(before) - 2
+    assert world.step(CLEAR, upload, "hand:next").state is State.CLEARED
+
+
 # ---- what stays on purpose ----------------------------------------------------------------------------------------
 
 
