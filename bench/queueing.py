@@ -2,8 +2,8 @@
 
 One line per measurement: seconds from `_READY` to the final document beside the same steps walked in this process, the
 wait between launch and worker, small packages per minute and what they cost in seconds of a core (which other work on
-the machine does not change), and how the workers' memory grows. Root or sudo, PostgreSQL
-and RabbitMQ are needed; `python -m bench.queueing --growth 1000` runs longer.
+the machine does not change), and how memory and costs grow. Root or sudo, PostgreSQL and RabbitMQ are needed.
+`python -m bench.queueing --only growth --growth 5000 --minutes 40` takes so long, and says how far it came.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import secrets
 import signal
@@ -20,14 +21,16 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import psycopg2
 import requests
+import sqlalchemy as sa
 
-from hls_pipeline import keys, metadata_store, object_store
+from hls_pipeline import keys, metadata_store, object_store, tables
 from hls_pipeline.local import processes
 from hls_pipeline.local.data_folder import settings_of
 from hls_pipeline.settings import load
@@ -36,20 +39,28 @@ from tests.services import TO_FINAL, World, package, wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
 BESIDE = "beside"
+IN_FLIGHT = 24
+LOOKS = 10
+"""At the memory, in each share."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--single", type=int, default=15, help="packages dropped one by one")
     parser.add_argument("--batch", type=int, default=60, help="packages dropped at once")
-    parser.add_argument("--growth", type=int, default=120, help="packages between the two looks at the memory")
+    parser.add_argument("--growth", type=int, default=120, help="packages whose first tenth is compared with the last")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="after which the growth is shown as it is then")
+    parser.add_argument("--only", choices=("latency", "throughput", "growth"), help="one measurement, not all")
     chosen = parser.parse_args()
     with production() as (world, data, description):
         one_by_one(world, 3)
-        by_gateway(world, description, 3)
-        latency(world, description, chosen.single)
-        throughput(world, data, chosen.batch)
-        growth(world, data, chosen.growth, chosen.batch)
+        if chosen.only in (None, "latency"):
+            by_gateway(world, description, 3)
+            latency(world, description, chosen.single)
+        if chosen.only in (None, "throughput"):
+            throughput(world, data, chosen.batch)
+        if chosen.only in (None, "growth"):
+            growth(world, data, chosen.growth, chosen.minutes)
 
 
 @contextmanager
@@ -180,18 +191,99 @@ def throughput(world: World, data: Path, batch: int) -> None:
     print(f"seconds of a core per package: {sum(each.values()):.2f} ({shown}); 60 a minute on two cores leave 2")
 
 
-def growth(world: World, data: Path, count: int, batch: int) -> None:
-    before = memory(data)
-    left = count
-    while left > 0:
-        videos = [new_video(world) for _ in range(min(left, batch))]
-        for video_id in videos:
-            world.mark(video_id)
-        wait_until(lambda: quiet(world, videos), "the clean-up", 600)  # noqa: B023
-        left -= len(videos)
-    after = memory(data)
-    for role, size in after.items():
-        print(f"memory of {role}: {before[role] >> 20} MB, after {count} packages {size >> 20} MB")
+def growth(world: World, data: Path, count: int, minutes: float) -> None:
+    """Drops `count` packages, `IN_FLIGHT` at a time, and compares the first tenth with the last. What was found until
+    `minutes` are over, or Ctrl-C or SIGTERM came, is shown too."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    feed = Feed(world)
+    feed.until(cleared=IN_FLIGHT)  # every process has worked before anything is measured
+    deadline, size = time.monotonic() + 60 * minutes, max(1, count // 10)
+    shares: list[Share] = []
+    with contextlib.suppress(KeyboardInterrupt):
+        while len(shares) < count // size and time.monotonic() < deadline:
+            share = measured(feed, data, size, deadline)
+            if share is None:
+                break
+            shares.append(share)
+            print(f"  {size * len(shares)} of {count} packages: {share}", flush=True)
+    print(
+        f"{feed.cleared - IN_FLIGHT} of {count} packages are published and cleared; {feed.lost()} are not on their way"
+    )
+    if len(shares) > 1:
+        compare(shares[0], shares[-1])
+
+
+@dataclass
+class Feed:
+    """Keeps `IN_FLIGHT` packages on their way."""
+
+    world: World
+    dropped: int = 0
+    cleared: int = 0
+
+    def __post_init__(self) -> None:
+        self._before = self._count(State.CLEARED)
+
+    def until(self, cleared: int, deadline: float = math.inf) -> bool:
+        """Whether so many are cleared before the deadline."""
+        while self.cleared < cleared:
+            if time.monotonic() > deadline:
+                return False
+            for _ in range(IN_FLIGHT - (self.dropped - self.cleared)):
+                self.world.mark(new_video(self.world))
+                self.dropped += 1
+            time.sleep(0.25)
+            self.cleared = self._count(State.CLEARED) - self._before
+        return True
+
+    def lost(self) -> int:
+        return self._count(State.FAILED, State.REJECTED, State.SUPERSEDED)
+
+    def _count(self, *states: State) -> int:
+        query = sa.select(sa.func.count()).where(tables.upload.c.state.in_(states))
+        with self.world.store.reading() as db:
+            return int(db.execute(query).scalar_one())
+
+
+@dataclass(frozen=True)
+class Share:
+    """Of each package: seconds of the clock and, by role, of a core. Of each role: bytes, the median of many looks."""
+
+    clock: float
+    cores: dict[str, float]
+    memory: dict[str, int]
+
+    def __str__(self) -> str:
+        sizes = ", ".join(f"{role} {size >> 20} MB" for role, size in self.memory.items())
+        return f"{60 / self.clock:.0f} a minute, {sum(self.cores.values()):.2f} s of a core each; {sizes}"
+
+
+def measured(feed: Feed, data: Path, size: int, deadline: float) -> Share | None:
+    """None when the deadline came first."""
+    before, began, first = cores(data), time.monotonic(), feed.cleared
+    looks = [memory(data)]
+    for part in range(1, LOOKS + 1):
+        if not feed.until(first + size * part // LOOKS, deadline):
+            return None
+        looks.append(memory(data))
+    done = feed.cleared - first
+    spent = {role: (now - before.get(role, 0.0)) / done for role, now in cores(data).items()}
+    sizes = {role: int(statistics.median(look[role] for look in looks)) for role in looks[0]}
+    return Share((time.monotonic() - began) / done, spent, sizes)
+
+
+def compare(first: Share, last: Share) -> None:
+    for role, size in first.memory.items():
+        grown = 100 * (last.memory[role] / size - 1)
+        print(
+            f"memory of {role}: first {size >> 20} MB, last {last.memory[role] >> 20} MB: {grown:+.1f} % (wanted: 10)"
+        )
+    costs = [("s of a core, all roles", sum(first.cores.values()), sum(last.cores.values()))]
+    costs += [(f"s of a core, {role}", spent, last.cores.get(role, 0.0)) for role, spent in first.cores.items()]
+    costs += [("s of the clock", first.clock, last.clock)]
+    for what, early, late in costs:
+        if early >= 0.01:
+            print(f"a package costs {what}: first {early:.3f}, last {late:.3f}: {100 * (late / early - 1):+.1f} %")
 
 
 ROLES = ("worker", "daemon", "code-server", "ui", "postgres", "rabbitmq", "weed", "ipfs_node", "gateway")
