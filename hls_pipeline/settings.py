@@ -109,7 +109,9 @@ class Settings(BaseSettings):
     stuck_seconds: float = Field(3600, gt=0, description="an upload on which nobody worked for this long is stuck")
     history_days: float = Field(30, ge=1, description="Dagster's runs and logs are thinned when they are this old")
     orphan_days: float = Field(
-        30, ge=1, description="`reconcile --apply` removes what the database does not know once it is this old"
+        30,
+        ge=1,
+        description="`reconcile --apply` gives up uploads in parts, and with --remove-unknown objects, so old",
     )
     lease_seconds: float = Field(20, gt=1, description="a run that has not renewed its lease for this long is dead")
 

@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 from hls_pipeline import clock, tables, withdrawal, work
 from hls_pipeline import rehydration as copies
 from hls_pipeline.cli import app
-from hls_pipeline.errors import Outage
+from hls_pipeline.errors import Corruption, Outage
 from hls_pipeline.ipfs.cid import Cid
 from hls_pipeline.object_store import ObjectStore
-from hls_pipeline.upkeep import drift, reconciliation
+from hls_pipeline.upkeep import anchors, drift, reconciliation
 from hls_pipeline.upkeep.drift import Report
 from hls_pipeline.uploads import State, Upload
 from tests import services
@@ -134,7 +134,9 @@ def test_an_object_replaced_by_a_stranger_is_named_with_both_tags(world: World, 
     assert world.read(key) == b"by a stranger"
 
 
-def test_what_the_database_does_not_know_stays_until_it_is_old(world: World, seed: str) -> None:
+def test_what_the_database_does_not_know_is_removed_only_when_it_is_old_and_somebody_says_so(
+    world: World, seed: str
+) -> None:
     cleared(world, "v", seed)
     for key in ("unknown/r1/media/a.ts", "unknown/r1/media/b.ts", "unknown/metadata.json", "v/r7/s3/x.m3u8"):
         world.objects.put(MEDIA, key, b"1234", "text/plain")
@@ -155,6 +157,10 @@ def test_what_the_database_does_not_know_stays_until_it_is_old(world: World, see
     assert kinds(look(aged(world))) == {"orphan_objects": 4}
     assert world.media() == before, "without --apply nothing is removed, however old"
     look(aged(world), apply=True)
+    assert world.media() == before, "a restored database does not know the only copy of what came later"
+    look(world, apply=True, remove_unknown=True)
+    assert world.media() == before, "all of it is young"
+    look(aged(world), apply=True, remove_unknown=True)
     assert world.media() == {"v/metadata.json", "of somebody else", "_uploads/x/y", "v/other"}
 
 
@@ -239,10 +245,59 @@ def test_a_database_restored_from_an_hour_ago_finds_what_is_newer(world: World, 
     assert about.keys() == {"new/r1/", "new/metadata.json"}
     (revision,) = [pin for pin in pins_named(found, "old r2") if pin["subject"].startswith(newer.root or "?")]
     assert "revision 2 is not in the database; was it restored from a backup?" in revision["detail"]
-    assert look(restored, apply=True).kinds["orphan_objects"]["done"] == 0, "all of it is young"
+    assert look(aged(restored), apply=True).kinds["orphan_objects"]["done"] == 0
     assert world.media() == before
     assert world.nodes[0].pinned(Cid.parse(newer.root or ""))
     assert restored.document("old")["revision"] == 1
+
+
+def test_nothing_unknown_is_removed_while_an_anchor_knows_more_than_the_database(
+    world: World, seed: str, tmp_path: Path
+) -> None:
+    """The package was staged after the backup: S3 has the only copy of it."""
+    cleared(world, "old", seed)
+    backup = services.copy_sqlite(
+        Path(world.settings.database_url.removeprefix("sqlite:///")), tmp_path / "backup.sqlite"
+    )
+    world.walk(world.drop("new", package(seed + "2")), "stage", "write_s3_manifest")
+    anchors.make(world.store, world.objects, world.nodes, world.settings, clock.now())
+    restored = aged(world.over(backup))
+    before = world.media()
+    with pytest.raises(Corruption, match=r"video new: version 1 .* nothing is removed"):
+        look(restored, apply=True, remove_unknown=True)
+    assert world.media() == before
+    anchors.make(restored.store, world.objects, world.nodes, world.settings, clock.now(), restored=True)
+    look(restored, apply=True, remove_unknown=True)
+    assert not any(key.startswith("new/") for key in world.media())
+
+
+@pytest.mark.parametrize("phase", ["parts", "pins", "partitions"])
+def test_a_look_that_was_cut_off_in_any_phase_finds_nothing_twice(
+    world: World, seed: str, phase: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a phase of one page had found was told again by the look that went on."""
+    cleared(world, "v", seed)
+    world.nodes[0].unpin(Cid.parse(world.store.current_upload("v").root))
+    parts_id = world.objects._client.create_multipart_upload(Bucket=MEDIA, Key="v/r1/media/big.ts")["UploadId"]
+    settings = world.having(stuck_seconds=1e-9)
+    partitions = {"partitions": lambda: iter(["newer"])}
+    whole = look(settings, **partitions).kinds
+    assert whole.keys() >= {"dangling_parts", "missing_pins", "unknown_partitions"}
+    note, noted = drift.note, []
+
+    def killed_behind(store: Any, name: str, mark: drift.Mark) -> None:
+        note(store, name, mark)
+        if phase in (mark.phase, *mark.done[-1:]) and not noted:
+            noted.append(mark)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(drift, "note", killed_behind)
+    with pytest.raises(KeyboardInterrupt):
+        look(settings, **partitions)
+    found = look(settings, **partitions)
+    assert found.resumed
+    assert found.kinds == whole
+    world.objects.give_up_parts(MEDIA, "v/r1/media/big.ts", parts_id)
 
 
 class Breaking(ObjectStore):

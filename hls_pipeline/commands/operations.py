@@ -10,7 +10,7 @@ import typer
 
 from hls_pipeline import clock, metadata_store, object_store, replicas
 from hls_pipeline.commands.services import DataOption, JsonOption, configured, print_json
-from hls_pipeline.errors import ProofMissing
+from hls_pipeline.errors import ProofMissing, UsageError
 from hls_pipeline.upkeep import drift, reconciliation
 from hls_pipeline.upkeep import repinning as health
 
@@ -81,7 +81,15 @@ def _in_words(node: NodeHealth, wanted: int) -> str:
 
 def reconcile(
     apply: Annotated[
-        bool, typer.Option("--apply", help="Mend what is safe to mend; what is not known goes only when it is old.")
+        bool, typer.Option("--apply", help="Mend what is safe to mend; what the database does not know stays.")
+    ] = False,
+    remove_unknown: Annotated[
+        bool,
+        typer.Option(
+            "--remove-unknown",
+            help="With --apply: objects in S3 that the database does not know go, once they are HLS_ORPHAN_DAYS old. "
+            "Where the database came from a backup they may be the only copy.",
+        ),
     ] = False,
     data: DataOption = None,
     as_json: JsonOption = False,
@@ -91,6 +99,8 @@ def reconcile(
     from hls_pipeline.local import dagster_home
     from hls_pipeline.upkeep import partitions
 
+    if remove_unknown and not apply:
+        raise UsageError("--remove-unknown needs --apply")
     settings = configured(data)
     with partitions.instance_at(dagster_home.path(settings.data)) as instance:
         found = reconciliation.reconcile(
@@ -99,6 +109,7 @@ def reconcile(
             metadata_store.connect(settings.database_url),
             settings,
             apply=apply,
+            remove_unknown=remove_unknown,
             partitions=partial(partitions.names, instance) if instance else None,
         )
     if as_json:

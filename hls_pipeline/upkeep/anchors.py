@@ -83,12 +83,7 @@ def make(
     before = newest(store, objects, nodes, settings)
     heads, lost = _heads(store, before.heads if before else {})
     if before and lost and not restored:
-        video_id, (n, _) = min(lost.items())
-        raise Corruption(
-            f"video {video_id}: version {n} is not what it was at {before.document.time}, when {before.root} was "
-            "anchored; nothing is anchored. `hls-pipeline audit verify` says more. If the database was restored from a "
-            "backup: docs/how-to/restore-from-disaster.md"
-        )
+        raise _shorter(before, lost, "nothing is anchored")
     if before and before.heads == heads:
         _keep(before, store, now)
         return before
@@ -106,6 +101,23 @@ def make(
     objects.put(settings.s3_media, made.key, document.bytes(), "application/json")
     _keep(made, store, now)
     return made
+
+
+def goes_on(store: MetadataStore, objects: ObjectStore, nodes: Sequence[Kubo], settings: Settings) -> None:
+    """Raises Corruption when the history lost something that the newest anchor knows."""
+    known = newest(store, objects, nodes, settings)
+    _, lost = _heads(store, known.heads if known else {})
+    if known and lost:
+        raise _shorter(known, lost, "nothing is removed")
+
+
+def _shorter(known: Anchor, lost: audit.Heads, consequence: str) -> Corruption:
+    video_id, (n, _) = min(lost.items())
+    return Corruption(
+        f"video {video_id}: version {n} is not what it was at {known.document.time}, when {known.root} was anchored; "
+        f"{consequence}. `hls-pipeline audit verify` says more. If the database was restored from a backup: "
+        "docs/how-to/restore-from-disaster.md"
+    )
 
 
 def _heads(store: MetadataStore, before: audit.Heads) -> tuple[dict[str, tuple[int, str]], audit.Heads]:

@@ -1,8 +1,9 @@
 """The database beside S3, the IPFS nodes and Dagster: what one has and the other does not know, or has otherwise.
 
 `reconcile` streams through all of it in phases, a page at a time, and notes after each page how far it came, so that a
-look that was cut off goes on where it was. It reports; with `apply` it also does what is safe: what the database does
-not know is removed from S3 only when it is old, and never from IPFS. The phases are in the order of `_phases`.
+look that was cut off goes on where it was. It reports; with `apply` it also does what is safe. What the database does
+not know may be the only copy of what a restored backup has forgotten: it is never removed from IPFS, and from S3 only
+with `remove_unknown`, when it is old. The phases are in the order of `_phases`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from hls_pipeline.ipfs.kubo import Kubo
 from hls_pipeline.metadata_store import MetadataStore
 from hls_pipeline.object_store import ObjectStore
 from hls_pipeline.settings import Settings
-from hls_pipeline.upkeep import drift
+from hls_pipeline.upkeep import anchors, drift
 from hls_pipeline.upkeep.catalogue import READY, Ledger
 from hls_pipeline.upkeep.drift import Finding, Mark, Report
 from hls_pipeline.uploads import IN_WORK, ON_RECORD, DropObject, State, Upload
@@ -50,16 +51,21 @@ def reconcile(
     settings: Settings,
     *,
     apply: bool = False,
+    remove_unknown: bool = False,
     partitions: Partitions | None = None,
 ) -> Report:
     """Looks at everything, from where the last look was cut off. `partitions` are Dagster's, where it can be asked.
 
-    Raises Outage when S3 or the database does not answer; the next look goes on from there.
+    Raises Outage when S3 or the database does not answer; the next look goes on from there. Raises Corruption,
+    before it looks at anything, when the unknown is to be removed and the newest anchor knows more than the database.
     """
-    name = "reconcile --apply" if apply else "reconcile"
+    name = "reconcile" + " --apply" * apply + " --remove-unknown" * remove_unknown
+    if remove_unknown:
+        anchors.goes_on(store, objects, nodes, settings)
     mark = drift.resumed(store, name)
     with _Seen() as seen:
-        look = _Look(objects, nodes, store, settings, apply, clock.parse(mark.report.began) - _SETTLING, mark, seen)
+        settled = clock.parse(mark.report.began) - _SETTLING
+        look = _Look(objects, nodes, store, settings, apply, remove_unknown, settled, mark, seen)
         for phase, pages in _phases(look, partitions):
             if phase in mark.done:
                 continue
@@ -67,6 +73,7 @@ def reconcile(
                 mark.phase, mark.after = phase, after
                 drift.note(store, name, mark)
             mark.done.append(phase)
+            drift.note(store, name, mark)
     drift.forget(store, name)
     return mark.report
 
@@ -76,11 +83,21 @@ def _phases(look: _Look, partitions: Partitions | None) -> Iterator[tuple[str, C
     yield "objects", look.objects_of_s3
     yield "rows", look.rows
     yield "documents", look.documents
-    yield "parts", look.parts
+    yield "parts", _at_once(look.parts)
     yield "uploads", look.uploads
-    yield "pins", look.pins
+    yield "pins", _at_once(look.pins)
     if partitions:
-        yield "partitions", lambda _: look.partitions(partitions())
+        yield "partitions", _at_once(lambda: look.partitions(partitions()))
+
+
+def _at_once(phase: Callable[[], None]) -> Callable[[str], Iterator[str]]:
+    """A phase of one page: cut off, it begins anew, and nothing of what it found was noted."""
+
+    def pages(_: str) -> Iterator[str]:
+        phase()
+        return iter(())
+
+    return pages
 
 
 class _Seen:
@@ -117,6 +134,7 @@ class _Look:
     store: MetadataStore
     settings: Settings
     apply: bool
+    remove_unknown: bool
     settled: datetime
     """Only what was written before is judged."""
     mark: Mark
@@ -217,16 +235,18 @@ class _Look:
     def _orphans(self, subject: str, items: Sequence[DropObject], revisions: Mapping[str, Any]) -> None:
         newest = max(item.modified for item in items)
         video_id, number = subject.split("/")[0], subject.split("/")[1].removeprefix("r")
-        detail = f"video {video_id} is not in the database"
-        done = None
+        detail = f"video {video_id} is not in the database; was it restored from a backup?"
+        state, done = None, None
         if (known := revisions.get(video_id)) is not None:
             detail = f"revision {number} of the video is not in the database; was it restored from a backup?"
             row = known.get(int(number)) if number.isdigit() else None
             if row is not None:
-                detail = f"the revision is {row.state}, and nothing on record says that these are there"
-            if row is not None and row.state == State.WITHDRAWN:
+                state = row.state
+                detail = f"the revision is {state}, and nothing on record says that these are there"
+            if row is not None and state == State.WITHDRAWN:
                 done = self._doing("handed to the clean-up", partial(self._sweep, [row.upload_id]))
-        if done is None and newest < clock.now() - timedelta(days=self.settings.orphan_days):
+        unneeded = self.remove_unknown and state != State.FAILED  # a retry may need them
+        if done is None and unneeded and newest < clock.now() - timedelta(days=self.settings.orphan_days):
             wanted = [(item.key, item.etag, None) for item in items]
             done = self._doing("removed", partial(self.objects.delete, self.settings.s3_media, wanted))
         size, newest_text = sum(item.size for item in items), clock.seconds_text(newest)
@@ -318,7 +338,7 @@ class _Look:
 
     # uploads in parts, and in work
 
-    def parts(self, _: str) -> Iterator[str]:
+    def parts(self) -> None:
         old = clock.now() - timedelta(days=self.settings.orphan_days)
         for bucket in (self.settings.s3_inbox, self.settings.s3_media):
             for key, parts_id, since in self.objects.unfinished(bucket):
@@ -328,7 +348,6 @@ class _Look:
                 if since < old:
                     done = self._doing("given up", partial(self.objects.give_up_parts, bucket, key, parts_id))
                 self._found("dangling_parts", keys.s3_uri(bucket, key), f"since {clock.seconds_text(since)}", done=done)
-            yield bucket
 
     def uploads(self, after: str) -> Iterator[str]:
         upload, lease = tables.upload, tables.video_lease
@@ -350,7 +369,7 @@ class _Look:
 
     # database ↔ IPFS
 
-    def pins(self, _: str) -> Iterator[str]:
+    def pins(self) -> None:
         with Ledger() as ledger:
             ledger.read_catalogue(self.store)
             for node in self.nodes:
@@ -364,7 +383,6 @@ class _Look:
                 known = self._revisions({match[1] for _, match, _ in ours})
                 for root, match, on in ours:
                     self._unclaimed(root, match, on, known.get(match[1]))
-        yield ""
 
     def _pins_of(self, node: Kubo, ledger: Ledger) -> None:
         try:
@@ -398,13 +416,12 @@ class _Look:
 
     # Dagster → database
 
-    def partitions(self, names: Iterator[str]) -> Iterator[str]:
+    def partitions(self, names: Iterator[str]) -> None:
         for page in _pages(names, _PAGE):
             known = self._revisions(page)
             for name in page:
                 if name not in known:
                     self._found("unknown_partitions", name, "its video is not in the database")
-            yield page[-1]
 
 
 def _pages(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
