@@ -17,7 +17,7 @@ from hls_pipeline.cli import app
 from hls_pipeline.errors import UsageError
 from hls_pipeline.ipfs.cid import Cid
 from hls_pipeline.ipfs.kubo import Kubo
-from hls_pipeline.upkeep import catalogue, repinning
+from hls_pipeline.upkeep import alerts, catalogue, repinning
 from hls_pipeline.upkeep.catalogue import Ledger
 from hls_pipeline.upkeep.repinning import Health
 from hls_pipeline.uploads import State, Upload
@@ -175,6 +175,28 @@ def test_what_is_nowhere_any_more_is_named_and_the_rest_stays_as_it_is(
     for node in both.nodes:
         assert node.pinned(Cid.parse(cleared.root or ""))
         replicas.read_back(node, cleared.record or "")
+
+
+def test_people_are_told_of_what_no_node_can_mend_until_it_is_whole_again(
+    both: World, pair: tuple[IpfsNode, IpfsNode], cleared: Upload, files: dict[str, bytes]
+) -> None:
+    """Only the page of the asset said so; the job that found a lost video had ended well."""
+    lost = [node.block_file(files["v/s1.ts"]) for node in pair]
+    kept = [path.read_bytes() for path in lost]
+    for path in lost:
+        path.unlink()
+    forget_proofs(both)
+    check(both, dry_run=True)
+    assert alerts.known(both.store) == []
+    check(both)
+    alerts.settle(both.store, (), (), (), both.settings, clock.now())  # a look twice a minute does not see it
+    (problem,) = alerts.known(both.store)
+    assert problem.title.startswith("1 of 2 published directories are on fewer than 2 nodes, 1 on none")
+    assert "video v" in problem.cause
+    for path, data in zip(lost, kept, strict=True):
+        path.write_bytes(data)
+    check(both)
+    assert alerts.known(both.store) == []
 
 
 def test_a_node_replaced_by_an_empty_one_is_filled_up(

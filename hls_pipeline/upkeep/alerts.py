@@ -25,6 +25,7 @@ from hls_pipeline.upkeep.alert_channels import Channel
 log = logging.getLogger(__name__)
 
 KINDS = {
+    "pins_short": "Published videos are not on enough IPFS nodes",
     "upload_failed": "Uploads failed",
     "upload_stuck": "Uploads do not move",
     "cleanup_stuck": "S3 copies are not removed",
@@ -35,7 +36,9 @@ KINDS = {
 }
 HEALING = frozenset({"service_down", "node_full", "disk_full"})
 """Kinds that may pass by themselves; when they do after somebody was told, that is told too."""
-RUN_FAILED = "run_failed"
+RUN_FAILED, PINS_SHORT = "run_failed", "pins_short"
+_OPENED_BY_JOBS = frozenset({RUN_FAILED, PINS_SHORT})
+"""Kinds that a look twice a minute does not find: not finding them says nothing."""
 _SHOWN = 20  # problems of a kind that a message lists
 
 
@@ -121,6 +124,16 @@ def open_(store: MetadataStore, problem: Problem, now: datetime) -> None:
         _open(db, problem, now)
 
 
+def close(store: MetadataStore, key: str, now: datetime) -> None:
+    with store.writing() as db:
+        _close(db, key, now)
+
+
+def _close(db: sa.Connection, key: str, now: datetime) -> None:
+    table = tables.alert
+    db.execute(sa.update(table).filter_by(key=key).where(table.c.closed_at.is_(None)).values(closed_at=now))
+
+
 def _open(db: sa.Connection, problem: Problem, now: datetime) -> None:
     table = tables.alert
     values = {name: getattr(problem, name) for name in ("kind", "title", "cause", "action", "link")}
@@ -157,7 +170,7 @@ def settle(
     now: datetime,
 ) -> int:
     """What was found is on record, what is no longer found is closed, and each channel is told what it does not know.
-    Job failures are not found again: `over` are the keys of those that are. Says how many problems are open."""
+    What jobs opened is not found again: `over` are the keys of what is over. Says how many problems are open."""
     keys = {problem.key for problem in found}
     with store.writing() as db:
         for problem in found:
@@ -165,10 +178,10 @@ def settle(
         gone = [
             (problem, told)
             for problem, told in _known(db)
-            if (problem.key in over if problem.kind == RUN_FAILED else problem.key not in keys)
+            if (problem.key in over if problem.kind in _OPENED_BY_JOBS else problem.key not in keys)
         ]
         for problem, _ in gone:
-            db.execute(sa.update(tables.alert).filter_by(key=problem.key).values(closed_at=now))
+            _close(db, problem.key, now)
         still = _known(db)
     for channel in channels:
         due = [problem for problem, told in still if _is_due(problem, told.get(channel.name), settings, now)]

@@ -26,7 +26,8 @@ from hls_pipeline.metadata_store import MetadataStore
 from hls_pipeline.object_store import ObjectStore
 from hls_pipeline.revisions import Revision
 from hls_pipeline.settings import Settings
-from hls_pipeline.upkeep import catalogue
+from hls_pipeline.upkeep import alerts, catalogue
+from hls_pipeline.upkeep.alerts import Problem
 from hls_pipeline.upkeep.catalogue import Ledger, Wanted
 from hls_pipeline.uploads import Upload
 
@@ -103,7 +104,8 @@ def check(
     leave: str | None = None,
 ) -> Health:
     """Every node beside the catalogue. `dry_run` only looks. `join` fills up this node alone; `leave` makes sure that
-    the others have all of it, each root proven within HLS_PROOF_DAYS, so that this one can go.
+    the others have all of it, each root proven within HLS_PROOF_DAYS, so that this one can go. What a look at all
+    nodes could not mend is a problem that people are told of, until a later one finds it whole.
 
     Raises UsageError for a node that is not configured, or whose leaving would leave fewer than the quorum.
     """
@@ -131,7 +133,26 @@ def check(
     if not dry_run:
         catalogue.forget_old_proofs(store)
     shown = tuple(health for node, health in zip(nodes, looked, strict=True) if node.name != leave)
-    return Health(total, settings.ipfs_quorum, shown, short, lost, tuple(problems.named), problems.more)
+    found = Health(total, settings.ipfs_quorum, shown, short, lost, tuple(problems.named), problems.more)
+    if found.answering and not (dry_run or join or leave):  # of a node that is away people are told anyway
+        _tell(store, found)
+    return found
+
+
+def _tell(store: MetadataStore, found: Health) -> None:
+    if found.healthy:
+        alerts.close(store, alerts.PINS_SHORT, clock.now())
+        return
+    left = sum(node.left for node in found.nodes)
+    problem = Problem(
+        alerts.PINS_SHORT,
+        alerts.PINS_SHORT,
+        f"{found.short} of {found.wanted} published directories are on fewer than {found.quorum} nodes, "
+        f"{found.lost} on none; {left} could not be mended",
+        next(iter(found.problems), ""),
+        "`hls-pipeline repin` names each. Add a node that has the content, or send the packages again under their ids.",
+    )
+    alerts.open_(store, problem, clock.now())
 
 
 def _check_names(nodes: Sequence[Kubo], settings: Settings, join: str | None, leave: str | None) -> None:
