@@ -547,6 +547,17 @@ def test_a_video_is_at_rest_when_all_of_it_has_ended_and_nobody_worked_on_it_sin
     assert store.settled(videos, after(10**6)) == ()
 
 
+def test_a_published_video_without_s3_copies_comes_to_rest(store: MetadataStore) -> None:
+    """One that was made again from IPFS stayed among Dagster's partitions for ever: it has nothing to clear."""
+    lease = held(store, published(store), "hand:keep", at=20)
+    store.release(lease)
+    assert store.settled(["v"], after(10**6)) == ()
+    lease = held(store, store.upload(lease.upload_id), "hand:keep", at=30)
+    store.objects_stay(lease, [temp(1).cid, temp(2).cid], None, after(30))
+    store.release(lease)
+    assert store.settled(["v"], after(10**6)) == ("v",)
+
+
 def test_after_a_restart_everything_is_free_at_once_and_no_try_is_lost(store: MetadataStore) -> None:
     first, second, third = received(store, "a"), received(store, "b", 2), received(store, "c", 3)
     store.request_run(first.upload_id, NOON)

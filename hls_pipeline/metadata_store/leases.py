@@ -56,10 +56,12 @@ class Leases(Database):
             return tuple(rows.upload(row) for row in db.execute(query))
 
     def settled(self, video_ids: Sequence[str], before: datetime) -> tuple[str, ...]:
-        """Those of the videos of which everything has ended, and on which nobody worked after `before`."""
-        upload, lease = tables.upload, tables.video_lease
+        """Those of the videos of which everything has ended, and on which nobody worked after `before`. A revision that
+        was made from IPFS has no S3 copies, and some stay on purpose: it is published, and that was all."""
+        upload, lease, temp = tables.upload, tables.video_lease, tables.temp_storage
         worked_on = sa.exists().where(lease.c.video_id == upload.c.video_id, lease.c.expires_at > before)
-        unfinished = upload.c.state.in_({*IN_WORK, State.FAILED, State.PUBLISHED})
+        to_be_cleared = sa.exists().where(temp.c.upload_id == upload.c.upload_id, temp.c.due_at.is_not(None))
+        unfinished = upload.c.state.in_({*IN_WORK, State.FAILED}) | to_be_cleared
         query = (
             sa.select(upload.c.video_id)
             .where(upload.c.video_id.in_(video_ids), ~worked_on)
