@@ -7,17 +7,19 @@ accepted is decided in `steps.stage`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from hls_pipeline import clock, drops, keys
 from hls_pipeline.errors import ObjectChanged, ObjectMissing
 from hls_pipeline.hls.content_types import PLAYLIST_TYPE
 from hls_pipeline.hls.findings import Finding, Report
+from hls_pipeline.hls.media import MediaProbe
 from hls_pipeline.hls.model import Playlist, SideFile
 from hls_pipeline.hls.package import Package, survey
 from hls_pipeline.hls.policy import Policy
 from hls_pipeline.hls.rewriting import relative
+from hls_pipeline.ipfs.car import Block
 from hls_pipeline.ipfs.unixfs import FileBuilder, Node, Profile
 from hls_pipeline.metadata_store import InventoryFile, Lease, MetadataStore, TempObject
 from hls_pipeline.object_store import ObjectStore, Stored
@@ -35,28 +37,65 @@ class Contents:
     blocks: dict[bytes, int]  # digest → bytes of each distinct block
 
 
+class Reading:
+    """What one pass over a file gives: `feed` it every piece in order, then `finish` it."""
+
+    node: Node
+    """The file under its content id; set by `finish`."""
+
+    def __init__(self, profile: Profile) -> None:
+        self.probe = MediaProbe()
+        self.blocks: dict[bytes, int] = {}  # digest → bytes of each distinct block
+        self._builder = FileBuilder(profile)
+
+    @classmethod
+    def of(cls, pieces: Iterable[bytes], profile: Profile) -> Reading:
+        reading = cls(profile)
+        for _ in reading.passing(pieces):
+            pass
+        return reading
+
+    def passing(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        """The pieces of the whole file, read on their way to somewhere else."""
+        for piece in pieces:
+            self.feed(piece)
+            yield piece
+        self.finish()
+
+    def feed(self, piece: bytes) -> None:
+        self.probe.feed(piece)
+        self._note(self._builder.feed(piece))
+
+    def finish(self) -> None:
+        """From here on nothing of the bytes is held any longer."""
+        self.node, rest = self._builder.finish()
+        self._note(rest)
+
+    def _note(self, blocks: Iterable[Block]) -> None:
+        self.blocks.update((cid.digest, len(block)) for cid, block in blocks)
+
+
 def examine(
-    source: drops.DropSource | Revision, profile: Profile, policy: Policy, playlist: str | None = None
+    source: drops.DropSource | Revision,
+    profile: Profile,
+    policy: Policy,
+    playlist: str | None = None,
+    noted: Mapping[str, Reading] | None = None,
 ) -> tuple[Package | None, Report, Contents]:
-    """Checks the package and computes its content ids, reading each file once. `playlist` is its root, where known."""
+    """Checks the package and computes its content ids, reading each file once. `playlist` is its root, where known;
+    `noted` are the files that somebody read already, with exactly the bytes that `source` would give."""
     survey_ = survey(source, policy, playlist)
     contents = Contents({}, {}, {})
     package = survey_.package
     if package is None:
         return None, survey_.report, contents
 
-    def read(path: str) -> tuple[str, Node, dict[bytes, int], tuple[Finding, ...]]:
-        builder, probe = FileBuilder(profile), package.probe(path)
-        blocks: dict[bytes, int] = {}
-        for piece in source.read(path):
-            probe.feed(piece)
-            blocks.update((cid.digest, len(block)) for cid, block in builder.feed(piece))
-        node, rest = builder.finish()
-        blocks.update((cid.digest, len(block)) for cid, block in rest)
-        return path, node, blocks, tuple(probe.findings())
+    def look(path: str) -> tuple[str, Node, dict[bytes, int], tuple[Finding, ...]]:
+        reading = (noted or {}).get(path) or Reading.of(source.read(path), profile)
+        return path, reading.node, reading.blocks, package.judge(path, reading.probe)
 
     findings = list(survey_.report.findings)
-    for path, node, blocks, found in source.objects.each(read, [file.path for file in package.files]):
+    for path, node, blocks, found in source.objects.each(look, [file.path for file in package.files]):
         contents.nodes[path] = node
         contents.originals[path] = str(node.cid)
         contents.blocks.update(blocks)

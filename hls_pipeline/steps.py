@@ -10,7 +10,7 @@ store say, never by a note of our own. Bytes are streamed; nothing is deleted be
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -62,15 +62,17 @@ def stage(
     nodes: Sequence[Kubo],
     store: MetadataStore,
     settings: Settings,
+    noted: Mapping[str, staging.Reading] | None = None,
 ) -> Upload:
     """Afterwards the upload has a revision and an inventory, or is rejected, unchanged, or waits for missing files.
+    Files that are `noted` were read on their way into the drop, and are not read again.
 
     Raises DropChanged when the creator wrote to the folder meanwhile.
     """
     if upload.state is not State.RECEIVED:
         return upload
     if upload.revision is None:
-        upload = _judge(upload, lease, objects, nodes, store, settings)
+        upload = _judge(upload, lease, objects, nodes, store, settings, noted)
         if upload.revision is None:
             return upload
     staging.copy_to_media(upload, lease, objects, store, settings)
@@ -86,11 +88,12 @@ def _judge(
     nodes: Sequence[Kubo],
     store: MetadataStore,
     settings: Settings,
+    noted: Mapping[str, staging.Reading] | None,
 ) -> Upload:
     source = drops.DropSource(objects, upload.drop)
     profile = PROFILES[settings.ipfs_profile]
     policy = settings.policy().of(upload.video_id)
-    package, report, contents = staging.examine(source, profile, policy)
+    package, report, contents = staging.examine(source, profile, policy, noted=noted)
     if package is None or not report.accepted:
         return _refuse(upload, lease, report, objects, store, settings)
     files = staging.inventory(upload, package, contents, store.next_revision(upload.video_id))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fastapi.responses import Response
@@ -25,6 +26,7 @@ from hls_pipeline.gateway.problems import Refused
 from hls_pipeline.gateway.services import Services
 from hls_pipeline.queue import leases
 from hls_pipeline.queue.requests import INBOX, INGEST, VIDEOS, next_run
+from hls_pipeline.staging import Reading
 from hls_pipeline.uploads import Drop, DropObject, State, Upload
 
 log = logging.getLogger(__name__)
@@ -79,13 +81,20 @@ def check_queue(services: Services) -> None:
         raise Refused(429, "queue_full", f"{waiting:,} packages are waiting or in work; send this one later", headers)
 
 
-def take_in(services: Services, video_id: str, arrival_id: str, objects: tuple[DropObject, ...]) -> Arrival:
-    """The package is an upload, and as far on its way as it gets within an answer's time."""
+def take_in(
+    services: Services,
+    video_id: str,
+    arrival_id: str,
+    objects: tuple[DropObject, ...],
+    noted: Mapping[str, Reading] | None = None,
+) -> Arrival:
+    """The package is an upload, and as far on its way as it gets within an answer's time. `noted` are the files whose
+    bytes went through our hands."""
     bucket = services.settings.s3_media
     drop = Drop(video_id, bucket, prefix(arrival_id), objects, clock.now())
     upload = services.store.receive(drop, clock.now())
     logs.about(video_id=video_id, run_id=upload.upload_id)
-    return known(services, _walk(services, upload))
+    return known(services, _walk(services, upload, noted))
 
 
 def known(services: Services, upload: Upload) -> Arrival:
@@ -126,12 +135,12 @@ def start(services: Services, upload: Upload) -> None:
         log.warning("upload %s: its run is left to the sensor: %s", upload.upload_id, error)
 
 
-def _walk(services: Services, upload: Upload) -> Upload:
+def _walk(services: Services, upload: Upload, noted: Mapping[str, Reading] | None) -> Upload:
     """As far as the temporary document. What fails here is on record, and tried again by the pipeline."""
     until = time.monotonic() + _BUSY_SECONDS
     while True:
         try:
-            return _steps(services, upload)
+            return _steps(services, upload, noted)
         except LeaseLost:
             upload = services.store.upload(upload.upload_id)
             if upload.state is not State.RECEIVED or time.monotonic() > until:
@@ -144,11 +153,11 @@ def _walk(services: Services, upload: Upload) -> Upload:
             return services.store.upload(upload.upload_id)
 
 
-def _steps(services: Services, upload: Upload) -> Upload:
+def _steps(services: Services, upload: Upload, noted: Mapping[str, Reading] | None) -> Upload:
     objects, store, settings = services.objects, services.store, services.settings
     holder = f"gateway:{upload.upload_id}"
     with work.holding(upload, holder, store, settings, last=True) as lease:
-        upload = steps.stage(store.upload(upload.upload_id), lease, objects, services.nodes, store, settings)
+        upload = steps.stage(store.upload(upload.upload_id), lease, objects, services.nodes, store, settings, noted)
         if upload.state is State.RECEIVED:
             upload = steps.write_s3_manifest(upload, lease, objects, store, settings)
     return upload

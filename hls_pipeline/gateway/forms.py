@@ -66,7 +66,8 @@ async def body(request: Request, settings: GatewaySettings) -> AsyncIterator[byt
     while True:
         wait = min(settings.body_silence_seconds, until - time.monotonic())
         try:
-            piece = await asyncio.wait_for(anext(pieces), max(wait, 0.001))
+            async with asyncio.timeout(wait):  # wait_for would make a task for each piece
+                piece = await anext(pieces)
         except StopAsyncIteration:
             return
         except TimeoutError as error:

@@ -28,13 +28,15 @@ from hls_pipeline.gateway.access import Caller, Writer, require_owner
 from hls_pipeline.gateway.forms import Form, Part, PartEnd
 from hls_pipeline.gateway.openapi import refusals
 from hls_pipeline.gateway.problems import Refused
-from hls_pipeline.gateway.s3 import PART
+from hls_pipeline.gateway.s3 import PART, SentPart
 from hls_pipeline.gateway.services import Services, ServicesDep
 from hls_pipeline.hls.content_types import content_type
 from hls_pipeline.hls.findings import Findings, Report, refuse
 from hls_pipeline.hls.paths import check_paths, path_fault
 from hls_pipeline.hls.policy import Limits
 from hls_pipeline.hls.sources import Source, ZipSource, open_archive
+from hls_pipeline.ipfs.unixfs import PROFILES
+from hls_pipeline.staging import Reading
 from hls_pipeline.submission import choose_video_id
 from hls_pipeline.uploads import DropObject
 
@@ -115,7 +117,7 @@ async def _receive(
         chosen = await run_in_threadpool(arrival.video_id, video_id)
         await run_in_threadpool(check_video, services, caller, chosen)
         taken = await anyio.to_thread.run_sync(
-            arrivals.take_in, services, chosen, arrival.id, arrival.objects, limiter=services.staging
+            arrivals.take_in, services, chosen, arrival.id, arrival.objects, arrival.noted, limiter=services.staging
         )
         services.metrics.uploads.labels(str(taken.upload.state)).observe(time.perf_counter() - began)
         return arrivals.response(services, taken)
@@ -149,6 +151,7 @@ class _Arriving:
     def __init__(self, services: Services, spool: IO[bytes]) -> None:
         self.id = secrets.token_hex(16)
         self.objects: tuple[DropObject, ...] = ()
+        self.noted: dict[str, Reading] = {}
         self._services, self._spool, self._spooled = services, spool, False
         self._bucket = services.settings.s3_media
         self._limits = Limits(files=services.settings.upload_files, total_size=services.settings.upload_bytes)
@@ -156,8 +159,12 @@ class _Arriving:
         self._sizes: dict[str, int] = {}
         self._part: Part | None = None
         self._buffer = bytearray()
+        self._profile = PROFILES[services.settings.ipfs_profile]
+        self._reading = Reading(self._profile)
+        self._readings: dict[str, tuple[str, Reading]] = {}
+        """By key: what S3 called the object when it took it, and what its bytes were."""
         self._parts_id = ""
-        self._etags: list[asyncio.Task[str]] = []
+        self._sent: list[asyncio.Task[SentPart]] = []
         self._running: set[asyncio.Task[Any]] = set()
 
     async def take(self, event: forms.Event) -> None:
@@ -192,7 +199,7 @@ class _Arriving:
             refuse("PKG_DUPLICATE_PATH", path, "it was sent twice")
         if len(self._sizes) >= self._limits.files:
             refuse("PKG_TOO_MANY_FILES", "", f"at most {self._limits.files:,} files are taken in one request")
-        self._sizes[path] = 0
+        self._sizes[path], self._reading = 0, Reading(self._profile)
 
     async def _data(self, data: bytes) -> None:
         assert self._part is not None
@@ -225,25 +232,37 @@ class _Arriving:
     async def _put_part(self) -> None:
         assert self._part is not None and self._part.filename is not None
         objects, key = self._services.objects, self._key(self._part.filename)
-        if not self._etags:
+        if not self._sent:
             kind = content_type(self._part.filename)
-            self._parts_id = await run_in_threadpool(objects.begin_parts, self._bucket, key, kind)
-        data, self._buffer = self._buffer, bytearray()
-        number = len(self._etags) + 1
-        if self._etags:
-            await self._etags[-1]  # one part on its way, one being read
-        self._etags.append(await self._start(objects.put_part, self._bucket, key, self._parts_id, number, data))
+            self._parts_id = await run_in_threadpool(objects.begin_parts, self._bucket, key, kind, checked=True)
+        data, self._buffer = self._buffer, self._buffer[PART:]
+        del data[PART:]  # whole blocks: a reading holds on to what is left over
+        number = len(self._sent) + 1
+        if self._sent:
+            await self._sent[-1]  # one part on its way, one being read
+        self._sent.append(await self._start(self._send_part, key, self._parts_id, number, data, self._reading))
 
     async def _end_file(self, path: str) -> None:
         objects, key = self._services.objects, self._key(path)
-        if self._etags:
+        if self._sent:
             if self._buffer:
                 await self._put_part()
-            etags = [await task for task in self._etags]
-            await run_in_threadpool(objects.finish_parts, self._bucket, key, self._parts_id, etags)
+            sent = [await task for task in self._sent]
+            etag = await run_in_threadpool(objects.finish_parts, self._bucket, key, self._parts_id, sent)
+            self._reading.finish()
+            self._readings[key] = etag, self._reading
         else:
-            await self._start(objects.put, self._bucket, key, self._buffer, content_type(path))
-        self._parts_id, self._etags = "", []
+            await self._start(self._send, key, self._buffer, content_type(path), self._reading)
+        self._parts_id, self._sent = "", []
+
+    def _send(self, key: str, data: bytes, kind: str, reading: Reading) -> None:
+        reading.feed(data)
+        reading.finish()
+        self._readings[key] = self._services.objects.put(self._bucket, key, data, kind).etag, reading
+
+    def _send_part(self, key: str, parts_id: str, number: int, data: bytes, reading: Reading) -> SentPart:
+        reading.feed(data)
+        return self._services.objects.put_part(self._bucket, key, parts_id, number, data)
 
     async def _start(self, work: Any, *arguments: Any) -> asyncio.Task[Any]:
         """Begins to put something, as soon as there is room for it; what failed meanwhile is raised."""
@@ -291,7 +310,11 @@ class _Arriving:
                 raise
 
     def _unpack_one(self, source: Source, path: str) -> int:
-        return self._services.objects.put_stream(self._bucket, self._key(path), source.read(path), content_type(path))
+        reading, key = Reading(self._profile), self._key(path)
+        pieces = reading.passing(source.read(path))
+        stored = self._services.objects.put_stream(self._bucket, key, pieces, content_type(path))
+        self._readings[key] = stored.etag, reading
+        return stored.size
 
     # the end
 
@@ -314,6 +337,10 @@ class _Arriving:
         found = tuple(self._services.objects.listing(self._bucket, self._key("")))
         if {item.key: item.size for item in found} != {self._key(path): size for path, size in self._sizes.items()}:
             raise Outage(f"upload {self.id}: S3 does not list what was put")
+        for item in found:
+            etag, reading = self._readings.get(item.key, (None, None))
+            if reading is not None and etag == item.etag:
+                self.noted[item.key.removeprefix(self._key(""))] = reading
         return found
 
     def video_id(self, given: str | None) -> str:
@@ -333,5 +360,5 @@ class _Arriving:
             raise Refused(400, "bad_video_id", str(error)) from error
 
     async def give_up(self) -> None:
-        await asyncio.gather(*self._running, *self._etags, return_exceptions=True)
+        await asyncio.gather(*self._running, *self._sent, return_exceptions=True)
         await run_in_threadpool(self._services.objects.remove_all, self._bucket, self._key(""))

@@ -148,7 +148,8 @@ def _file(services: Services, arrival_id: str, path: str, size: int) -> Presigne
     if size <= _PART:
         return PresignedFile(path, size)
     key = arrivals.prefix(arrival_id) + path
-    return PresignedFile(path, size, services.objects.begin_parts(services.settings.s3_media, key, content_type(path)))
+    bucket, kind = services.settings.s3_media, content_type(path)
+    return PresignedFile(path, size, services.objects.begin_parts(bucket, key, kind, checked=False))
 
 
 def _about(services: Services, presigned: Presigned) -> dict[str, Any]:
@@ -222,8 +223,8 @@ def _join(services: Services, presigned: Presigned) -> tuple[DropObject, ...]:
         if file.parts_id and prefix + file.path not in there:
             parts = services.objects.parts(bucket, prefix + file.path, file.parts_id)
             if {number: size for number, (_, size) in parts.items()} == _part_sizes(file.size):
-                etags = [parts[number][0] for number in sorted(parts)]
-                services.objects.finish_parts(bucket, prefix + file.path, file.parts_id, etags)
+                sent = [{"ETag": parts[number][0]} for number in sorted(parts)]
+                services.objects.finish_parts(bucket, prefix + file.path, file.parts_id, sent)
     found = {item.key: item for item in services.objects.listing(bucket, prefix)}
     missing = [f.path for f in presigned.files if prefix + f.path not in found or found[prefix + f.path].size != f.size]
     if missing:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hls_pipeline.errors import Outage
 from hls_pipeline.gateway.config import GatewaySettings
-from hls_pipeline.object_store import ObjectStore, border, client
+from hls_pipeline.object_store import ObjectStore, Stored, border, client, crc32
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -21,6 +21,9 @@ PART = 8 << 20
 """Bytes of a part; what is smaller is put at once. S3 takes 10,000 parts, so a file may have 78 GiB."""
 _PIECE = 256 * 1024
 """Bytes per piece on the way to a viewer."""
+
+SentPart = dict[str, str]
+"""What S3 wants to hear of a part again when all are there: its ETag, and its checksum where it was sent with one."""
 
 
 class GatewayStore(ObjectStore):
@@ -51,34 +54,35 @@ class GatewayStore(ObjectStore):
         if received != end - start:
             raise Outage(f"{what}: it broke off after {received} bytes")
 
-    def put_stream(self, bucket: str, key: str, pieces: Iterable[bytes], content_type: str) -> int:
-        """Puts a stream of any length, with one part in memory; its bytes."""
+    def put_stream(self, bucket: str, key: str, pieces: Iterable[bytes], content_type: str) -> Stored:
+        """Puts a stream of any length, with one part in memory."""
         parts_id, size, buffer = None, 0, bytearray()
-        etags: list[str] = []
+        parts: list[SentPart] = []
         for piece in pieces:
             buffer += piece
             if len(buffer) >= PART:
-                parts_id = parts_id or self.begin_parts(bucket, key, content_type)
-                etags.append(self.put_part(bucket, key, parts_id, len(etags) + 1, buffer))
+                parts_id = parts_id or self.begin_parts(bucket, key, content_type, checked=True)
+                parts.append(self.put_part(bucket, key, parts_id, len(parts) + 1, buffer))
                 size, buffer = size + len(buffer), bytearray()
         if parts_id is None:
-            self.put(bucket, key, bytes(buffer), content_type)
-        else:
-            if buffer:
-                etags.append(self.put_part(bucket, key, parts_id, len(etags) + 1, buffer))
-            self.finish_parts(bucket, key, parts_id, etags)
-        return size + len(buffer)
+            return self.put(bucket, key, bytes(buffer), content_type)
+        if buffer:
+            parts.append(self.put_part(bucket, key, parts_id, len(parts) + 1, buffer))
+        etag = self.finish_parts(bucket, key, parts_id, parts)
+        return Stored(etag, None, size + len(buffer))
 
     # ---- uploads in parts -------------------------------------------------------------------------------------
 
-    def begin_parts(self, bucket: str, key: str, content_type: str) -> str:
-        """The id of a new upload in parts."""
+    def begin_parts(self, bucket: str, key: str, content_type: str, *, checked: bool) -> str:
+        """The id of a new upload in parts; `checked` if they will come from `put_part`, with checksums."""
+        checksum: Any = {"ChecksumAlgorithm": "CRC32"} if checked else {}
         with border(f"writing s3://{bucket}/{key}"):
-            answer = self._client.create_multipart_upload(Bucket=bucket, Key=key, ContentType=content_type)
+            answer = self._client.create_multipart_upload(Bucket=bucket, Key=key, ContentType=content_type, **checksum)
         return answer["UploadId"]
 
-    def put_part(self, bucket: str, key: str, parts_id: str, number: int, data: bytes | bytearray) -> str:
-        """The part's ETag; parts are counted from 1."""
+    def put_part(self, bucket: str, key: str, parts_id: str, number: int, data: bytes | bytearray) -> SentPart:
+        """Parts are counted from 1. S3 refuses bytes that were damaged on their way."""
+        checksum = crc32(data)
         with border(f"writing s3://{bucket}/{key}"):
             answer = self._client.upload_part(
                 Bucket=bucket,
@@ -86,15 +90,18 @@ class GatewayStore(ObjectStore):
                 UploadId=parts_id,
                 PartNumber=number,
                 Body=data,  # type: ignore[arg-type]  # the stubs do not know that a bytearray will do
+                ChecksumCRC32=checksum,
             )
-        return answer["ETag"]
+        return {"ETag": answer["ETag"], "ChecksumCRC32": checksum}
 
-    def finish_parts(self, bucket: str, key: str, parts_id: str, etags: Sequence[str]) -> None:
-        parts: Any = [{"PartNumber": number, "ETag": etag} for number, etag in enumerate(etags, 1)]
+    def finish_parts(self, bucket: str, key: str, parts_id: str, sent: Sequence[SentPart]) -> str:
+        """The ETag of the whole."""
+        parts: Any = [{"PartNumber": number, **part} for number, part in enumerate(sent, 1)]
         with border(f"writing s3://{bucket}/{key}"):
-            self._client.complete_multipart_upload(
+            answer = self._client.complete_multipart_upload(
                 Bucket=bucket, Key=key, UploadId=parts_id, MultipartUpload={"Parts": parts}
             )
+        return answer["ETag"]
 
     def abort_parts(self, bucket: str, prefix: str, older_than: datetime | None = None) -> None:
         """Gives up every upload in parts under `prefix`, or those that began before a moment."""

@@ -1,7 +1,8 @@
 """Looking at media bytes while they stream past (level L4): containers, signs of the wrong file, time stamps.
 
 `MediaProbe` is an observer: whoever hashes or copies a file feeds it the same chunks, so that nothing is read twice. It
-holds a few bytes, never a file. What MP4 boxes say is in `mp4.py`; sizes are judged before, in `package.py`.
+holds a few bytes, never a file, and needs no playlist while they pass: what the file is used for is asked at the end.
+What MP4 boxes say is in `mp4.py`; sizes are judged before, in `package.py`.
 """
 
 from __future__ import annotations
@@ -47,55 +48,64 @@ class Uses:
 
 
 class MediaProbe:
-    """`feed` every chunk of the file in order, then ask for `findings` once."""
+    """`feed` every chunk of the file in order, then ask for `findings`."""
 
-    def __init__(self, path: str, uses: Uses, policy: Policy) -> None:
-        self._path = path
-        self._uses = uses
-        self._found = Findings(policy.severities)
-        self._head = b""
-        self._size = 0
+    def __init__(self) -> None:
+        self.head = b""
+        """The first 4,096 bytes."""
+        self.size = 0
         self._format: str | None = None
-        self._ts_broken: int | None = None
-        self._boxes: BoxReader | None = None
+        self.ts_broken: int | None = None
+        """Where the first packet of a transport stream is missing."""
+        self.boxes: BoxReader | None = None
 
     def feed(self, chunk: bytes) -> None:
         if self._format is not None:
             self._pass(chunk)
             return
-        self._head += chunk
-        if len(self._head) >= _HEAD:
+        self.head += chunk
+        if len(self.head) >= _HEAD:
             self._begin()
 
     def _begin(self) -> None:
         """Once the head is there (or the whole of a shorter file): from here on the format is known."""
-        first, self._head = self._head, self._head[:_HEAD]
-        self._format = "hidden" if self._uses.hidden else sniff(self._head)
+        first, self.head = self.head, self.head[:_HEAD]
+        self._format = sniff(self.head)
         if self._format == "mp4":
-            self._boxes = BoxReader()
+            self.boxes = BoxReader()
         self._pass(first)
 
     def _pass(self, chunk: bytes) -> None:
-        start, self._size = self._size, self._size + len(chunk)
-        if self._boxes is not None:
-            self._boxes.feed(chunk)
-        elif self._format == "ts" and self._ts_broken is None:
+        start, self.size = self.size, self.size + len(chunk)
+        if self.boxes is not None:
+            self.boxes.feed(chunk)
+        elif self._format == "ts" and self.ts_broken is None:
             first = -start % _PACKET
             syncs = chunk[first::_PACKET]
             if syncs.count(0x47) != len(syncs):
                 wrong = next(i for i, byte in enumerate(syncs) if byte != 0x47)
-                self._ts_broken = start + first + wrong * _PACKET
+                self.ts_broken = start + first + wrong * _PACKET
 
     @property
     def format(self) -> str:
-        """ts, mp4, vtt, aac, mp3, ac3, ac4, image, playlist, hidden, or '' for anything else."""
-        return self._format or ""
-
-    def findings(self) -> tuple[Finding, ...]:
+        """ts, mp4, vtt, aac, mp3, ac3, ac4, image, playlist, or '' for anything else."""
         if self._format is None:
             self._begin()
-        if self._size:
-            self._judge()
+        return self._format or ""
+
+    def findings(self, path: str, uses: Uses, policy: Policy) -> tuple[Finding, ...]:
+        """What is wrong with the file for what the playlists want of it."""
+        form = "hidden" if uses.hidden else self.format
+        return _Judgement(self, form, path, uses, policy).findings() if self.size else ()
+
+
+class _Judgement:
+    def __init__(self, seen: MediaProbe, form: str, path: str, uses: Uses, policy: Policy) -> None:
+        self._seen, self._format, self._path, self._uses = seen, form, path, uses
+        self._found = Findings(policy.severities)
+
+    def findings(self) -> tuple[Finding, ...]:
+        self._judge()
         return self._found.result()
 
     def _add(self, code: str, message: str, *, mild: bool = False) -> None:
@@ -105,9 +115,9 @@ class MediaProbe:
         media = bool(self._uses.roles & _MEDIA_ROLES)
         if self._format == "playlist":
             self._add("URI_KIND_MISMATCH", "the file is a playlist")
-        elif is_active(self._head) or (self._format == "hidden" and self._head.startswith(b"<?xml")):
+        elif is_active(self._seen.head) or (self._format == "hidden" and self._seen.head.startswith(b"<?xml")):
             code = "MEDIA_UNKNOWN_TYPE" if media else "PKG_FORBIDDEN_TYPE"
-            self._add(code, f"the file begins with {shown(self._head[:60].decode('utf-8', 'replace'))}")
+            self._add(code, f"the file begins with {shown(self._seen.head[:60].decode('utf-8', 'replace'))}")
         elif media and self._format != "hidden":
             self._judge_media()
         elif "image" in self._uses.roles and self._format not in ("image", "mp4"):  # AVIF and HEIC are made of boxes
@@ -121,25 +131,25 @@ class MediaProbe:
         elif self._format == "vtt":
             self._judge_vtt()
         elif self._format in ("aac", "mp3", "ac3", "ac4"):
-            if self._uses.segmented and "segment" in self._uses.roles and _ID3_STAMP not in self._head:
+            if self._uses.segmented and "segment" in self._uses.roles and _ID3_STAMP not in self._seen.head:
                 self._add("MEDIA_NO_TIMESTAMP", "packed audio without the ID3 time stamp of HLS")
         elif self._format != "image" or not self._uses.images:
             text = f"the file is no media that HLS knows; it begins with {self._begin_shown()}"
             self._add("MEDIA_UNKNOWN_TYPE", text)
 
     def _begin_shown(self) -> str:
-        return shown(self._head[:24].decode("latin-1"))
+        return shown(self._seen.head[:24].decode("latin-1"))
 
     def _judge_ts(self) -> None:
-        if self._ts_broken is not None:
-            self._add("MEDIA_TS_SYNC", f"there is no packet at byte {self._ts_broken:,}")
-        elif self._size % _PACKET:
-            self._add("MEDIA_TS_LENGTH", f"{self._size % _PACKET} bytes are left over after the last packet")
+        if self._seen.ts_broken is not None:
+            self._add("MEDIA_TS_SYNC", f"there is no packet at byte {self._seen.ts_broken:,}")
+        elif self._seen.size % _PACKET:
+            self._add("MEDIA_TS_LENGTH", f"{self._seen.size % _PACKET} bytes are left over after the last packet")
 
     def _judge_mp4(self) -> None:
-        assert self._boxes is not None
-        boxes = self._boxes
-        fault = boxes.fault(self._size)
+        assert self._seen.boxes is not None
+        boxes = self._seen.boxes
+        fault = boxes.fault(self._seen.size)
         if fault:
             self._add("MEDIA_MP4_BOX", fault, mild=self._uses.iframes)
         if "init" in self._uses.roles:
@@ -154,14 +164,14 @@ class MediaProbe:
             self._add("MEDIA_NO_MOOF", "the segment holds no movie fragment")
 
     def _judge_init(self, boxes: BoxReader) -> None:
-        for part in self._uses.init_ranges or (ByteRange(self._size, 0),):
+        for part in self._uses.init_ranges or (ByteRange(self._seen.size, 0),):
             if not boxes.has("moov", part):
                 self._add("MEDIA_INIT_INVALID", "the initialization section has no moov box")
             elif not boxes.has("ftyp", part):
                 self._add("MEDIA_INIT_INVALID", "the initialization section has no ftyp box", mild=True)
 
     def _judge_vtt(self) -> None:
-        header = re.split(rb"\r?\n\r?\n", self._head, maxsplit=1)[0]
+        header = re.split(rb"\r?\n\r?\n", self._seen.head, maxsplit=1)[0]
         if self._uses.segmented and b"X-TIMESTAMP-MAP" not in header:
             self._add("MEDIA_NO_TIMESTAMP", "WebVTT without X-TIMESTAMP-MAP: cues may be shown at the wrong time")
 

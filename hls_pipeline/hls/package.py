@@ -1,6 +1,6 @@
 """A package as a whole: `survey` reads what names files, `check` looks at every published byte as well.
 
-`survey` covers levels L0 to L3 and never reads media; `Package.probe` is level L4 for one file. Rules about a single
+`survey` covers levels L0 to L3 and never reads media; `Package.judge` is level L4 for one file. Rules about a single
 playlist, a single name or a single file live in their own modules; here they meet.
 """
 
@@ -54,9 +54,9 @@ class Package:
     mentions: Mapping[str, list[Mention]] = field(repr=False)
     image_playlists: frozenset[str] = field(repr=False)
 
-    def probe(self, path: str) -> MediaProbe:
-        """An observer for the bytes of a published file; it knows how the playlists use the file."""
-        return MediaProbe(path, _uses(self.mentions[path], self.image_playlists), self.policy)
+    def judge(self, path: str, probe: MediaProbe) -> tuple[Finding, ...]:
+        """Level L4 for one published file, whose bytes `probe` has seen."""
+        return probe.findings(path, _uses(self.mentions[path], self.image_playlists), self.policy)
 
 
 @dataclass(frozen=True)
@@ -132,10 +132,10 @@ def check(source: Source, policy: Policy, playlist: str | None = None) -> tuple[
     if package is not None:
         try:
             for file in package.files:
-                probe = package.probe(file.path)
+                probe = MediaProbe()
                 for chunk in source.read(file.path):
                     probe.feed(chunk)
-                findings += probe.findings()
+                findings += package.judge(file.path, probe)
         except PackageRefused as refusal:
             findings += refusal.report.findings
     report = Report(surveyed.root, tuple(findings))

@@ -9,7 +9,7 @@ import tarfile
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,14 +18,18 @@ import pytest
 import requests
 import sqlalchemy as sa
 
-from hls_pipeline import clock, tables
+from hls_pipeline import clock, object_store, tables
+from hls_pipeline.drops import DropSource
 from hls_pipeline.gateway import idempotency
 from hls_pipeline.gateway.access import Scope
+from hls_pipeline.ipfs.unixfs import PROFILES
+from hls_pipeline.revisions import hash_bytes
 from hls_pipeline.uploads import State
 from tests.gateway.conftest import Gateway
 from tests.services import Files, package, published, ts, wait_until
 
 FILES = package("film")
+PROFILE = PROFILES["unixfs-v1-2025"]
 
 
 def zipped(files: Files) -> bytes:
@@ -118,6 +122,45 @@ def test_large_files_go_up_in_parts(gateway: Gateway) -> None:
     zipped_answer = post(gateway, [("package", ("p.zip", zipped(large)))], "?video_id=zipped")
     assert zipped_answer.status_code == 202
     assert gateway.play("zipped", "v/s1.ts").content == large["v/s1.ts"]
+
+
+@pytest.mark.parametrize(
+    "form", [as_files, lambda files: [("package", ("p.zip", zipped(files)))]], ids=["files", "zip"]
+)
+def test_the_content_ids_are_those_of_the_bytes_that_came_in_and_nothing_is_read_back(
+    gateway: Gateway, form: Callable[[Files], list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    unwatched = DropSource.read
+
+    def watched(self: DropSource, path: str, limit: int | None = None) -> Iterator[bytes]:
+        read.append(path)
+        return unwatched(self, path, limit)
+
+    monkeypatch.setattr(DropSource, "read", watched)
+    files = {**FILES, "v/s1.ts": ts("large", 9 * (1 << 20) // 188)}
+    assert post(gateway, form(files), "?video_id=film").status_code == 202
+    upload = gateway.world.store.latest_upload("film")
+    assert upload is not None
+    cids = {file.path: file.cid for file in gateway.world.store.inventory(upload.upload_id)}
+    assert cids == {path: str(hash_bytes(data, PROFILE)[0].cid) for path, data in published(files).items()}
+    assert not [path for path in read if path.endswith(".ts")], "no segment"
+
+
+@pytest.mark.parametrize("operation", ["PutObject", "UploadPart"])
+def test_bytes_damaged_on_the_way_to_s3_are_not_taken(gateway: Gateway, operation: str) -> None:
+    def damage(request: Any, **_: Any) -> None:
+        request.body = b"\x48" + bytes(request.body)[1:]
+
+    events = object_store.client(gateway.settings).meta.events
+    events.register(f"before-send.s3.{operation}", damage)
+    try:
+        files = {**FILES, "v/s1.ts": ts("large", 9 * (1 << 20) // 188)}
+        answer = post(gateway, as_files(files), "?video_id=film")
+    finally:
+        events.unregister(f"before-send.s3.{operation}", damage)
+    assert answer.status_code == 503
+    assert leftovers(gateway) == set()
 
 
 def test_names_keep_their_characters(gateway: Gateway) -> None:

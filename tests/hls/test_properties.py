@@ -198,12 +198,12 @@ def test_every_name_has_a_relative_uri_that_leads_back_to_it(path: str, base: st
        st.lists(st.integers(0, 9000), max_size=6))  # fmt: skip
 def test_a_probe_does_not_care_how_the_bytes_are_cut(data: bytes, cuts: list[int]) -> None:
     uses = Uses(frozenset({"segment"}), unmapped=True, segmented=True)
-    whole, pieces = MediaProbe("x", uses, PUBLISH), MediaProbe("x", uses, PUBLISH)
+    whole, pieces = MediaProbe(), MediaProbe()
     whole.feed(data)
     edges = [0, *sorted(cuts), len(data)]
     for start, end in pairwise(edges):
         pieces.feed(data[start:end])
-    assert whole.findings() == pieces.findings()
+    assert whole.findings("x", uses, PUBLISH) == pieces.findings("x", uses, PUBLISH)
     assert whole.format == pieces.format
 
 
