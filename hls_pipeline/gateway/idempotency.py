@@ -7,12 +7,14 @@ After draft-ietf-httpapi-idempotency-key-header-07.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
+from typing import Annotated
 
-from fastapi import Request
+from fastapi import Header, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 
@@ -32,9 +34,15 @@ _STALE = timedelta(seconds=6 * _BEAT_SECONDS)
 """A request that was not heard of for so long died with its gateway: the next with its key is the first again."""
 
 
-def fingerprint(request: Request) -> str:
-    """What tells one request from another before its body is read: a repeat has the same length."""
-    return f"{request.method} {request.url.path}?{request.url.query} {request.headers.get('content-length', 'unknown')}"
+Key = Annotated[
+    str | None, Header(alias="Idempotency-Key", max_length=255, description="a repeat gets the first answer")
+]
+
+
+def fingerprint(request: Request, body: bytes | None = None) -> str:
+    """What tells one request from another; before its body is read: a repeat has the same length."""
+    about = hashlib.sha256(body).hexdigest() if body else request.headers.get("content-length", "unknown")
+    return f"{request.method} {request.url.path}?{request.url.query} {about}"
 
 
 async def once(

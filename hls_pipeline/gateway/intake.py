@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 from typing import IO, Annotated, Any
 
 import anyio
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 
@@ -86,7 +86,7 @@ async def post_video(
     services: ServicesDep,
     caller: Writer,
     video_id: Annotated[str | None, Query(description="may also be a field of the form or of the metadata")] = None,
-    idempotency_key: Annotated[str | None, Header(max_length=255, description="a repeat gets the first answer")] = None,
+    idempotency_key: idempotency.Key = None,
 ) -> Response:
     boundary = forms.boundary_of(request)
     forms.check_length(request, services.settings.upload_bytes)

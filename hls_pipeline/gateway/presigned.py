@@ -18,7 +18,7 @@ from fastapi.responses import JSONResponse, Response
 
 from hls_pipeline import clock, keys
 from hls_pipeline.errors import NotFound, PackageRefused, UsageError
-from hls_pipeline.gateway import arrivals, forms, shapes
+from hls_pipeline.gateway import arrivals, forms, idempotency, shapes
 from hls_pipeline.gateway.access import Caller, Scope, Writer, require_owner
 from hls_pipeline.gateway.openapi import json_body, refusals
 from hls_pipeline.gateway.problems import Refused
@@ -33,6 +33,7 @@ from hls_pipeline.uploads import DropObject
 
 router = APIRouter(prefix="/v1/uploads", tags=["upload"])
 
+_PATH = "/v1/uploads/"
 _REQUEST_BYTES = 8 << 20
 _PART = 64 << 20
 """Bytes of a part, and the largest file that goes up in one."""
@@ -48,13 +49,27 @@ _OPEN_PER_KEY = 100
     description="Put each file to its `urls`: one, or one for each part of `part_size` bytes. The `Content-Length` is "
     "signed. Then complete.",
     response_model=shapes.PresignedUpload,
-    responses=refusals(400, 408, 409, 413, 422, _409="two different video ids are given"),
+    responses=refusals(404, 400, 408, 409, 413, 422, _404="a repeat of what has expired or was given up",
+                       _409="two different video ids are given, or the first request is under way"),
     openapi_extra=json_body(shapes.UploadRequest),
-)
-async def begin(request: Request, services: ServicesDep, caller: Writer) -> Response:
+)  # fmt: skip
+async def begin(
+    request: Request, services: ServicesDep, caller: Writer, idempotency_key: idempotency.Key = None
+) -> Response:
     wanted = await forms.json_body(request, services.settings, shapes.UploadRequest, _REQUEST_BYTES)
-    made = await run_in_threadpool(_begin, services, caller, wanted)
-    return JSONResponse(made, 201, {"Location": f"/v1/uploads/{made['id']}"})
+    asked = idempotency.fingerprint(request, wanted.model_dump_json().encode())
+
+    async def work() -> Response:
+        presigned_id = await run_in_threadpool(_begin, services, caller, wanted)
+        return Response(status_code=201, headers={"Location": _PATH + presigned_id})
+
+    first = await idempotency.once(services, caller, idempotency_key, asked, work)
+    if first.status_code != 201:
+        return first
+    # Addresses are not kept with the answer: a repeat gets new ones, for what is still missing by then.
+    upload = await run_in_threadpool(_own, services, caller, first.headers["Location"].removeprefix(_PATH))
+    headers = {name: value for name, value in first.headers.items() if name in ("location", "idempotency-replayed")}
+    return JSONResponse(await run_in_threadpool(_about, services, upload), 201, headers)
 
 
 @router.get(
@@ -103,7 +118,8 @@ def _own(services: Services, caller: Caller, upload_id: str) -> Presigned:
     return presigned
 
 
-def _begin(services: Services, caller: Caller, wanted: shapes.UploadRequest) -> dict[str, Any]:
+def _begin(services: Services, caller: Caller, wanted: shapes.UploadRequest) -> str:
+    """The id of the new upload."""
     arrivals.check_queue(services)
     settings, now = services.settings, clock.now()
     sizes = {file.path: file.size for file in wanted.files}
@@ -126,7 +142,7 @@ def _begin(services: Services, caller: Caller, wanted: shapes.UploadRequest) -> 
     expires = now + timedelta(seconds=settings.upload_seconds)
     presigned = Presigned(arrival_id, caller.key_id, video_id, files, now, expires)
     services.records.add_presigned(presigned)
-    return _about(services, presigned)
+    return arrival_id
 
 
 def _check(services: Services, caller: Caller, wanted: shapes.UploadRequest, sizes: dict[str, int]) -> None:

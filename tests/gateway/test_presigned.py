@@ -58,6 +58,28 @@ def test_a_package_is_sent_to_s3_and_completed_with_its_temporary_document(gatew
     assert len(gateway.world.store.uploads_of("film")) == 1
 
 
+def test_an_upload_that_is_begun_again_with_its_key_is_the_same_one_with_new_addresses(gateway: Gateway) -> None:
+    files = published(FILES)
+    listed = [{"path": path, "size": len(data)} for path, data in files.items()]
+    headers = {**gateway.bearer, "Idempotency-Key": "one"}
+
+    def again(**more: Any) -> requests.Response:
+        return gateway.ask("POST", "/v1/uploads", json={"files": listed, **more}, headers=headers)
+
+    first = again()
+    (done, *left) = first.json()["files"]
+    put(done["urls"][0], files[done["path"]], 1 << 26).raise_for_status()
+    repeat = again()
+    assert (repeat.status_code, repeat.json()["id"]) == (201, first.json()["id"])
+    assert repeat.headers["Location"] == first.headers["Location"]
+    assert repeat.headers["Idempotency-Replayed"] == "true"
+    assert [file["path"] for file in repeat.json()["files"]] == [file["path"] for file in left], "still to be sent"
+    other = again(video_id="another")
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_mismatch")
+    gateway.ask("DELETE", first.headers["Location"], headers=gateway.bearer)
+    assert again().status_code == 404
+
+
 def test_addresses_name_s3_as_senders_and_viewers_reach_it(gateway_with: Callable[..., Gateway], s3: Settings) -> None:
     """They named S3 as the gateway reaches it, which outside of its network is nowhere."""
     assert s3.s3_endpoint is not None
