@@ -55,6 +55,7 @@ def playlists(console: Console) -> None:
     cases = [
         ("10,000 segments", playlist(10_000)),
         ("10,000 byte ranges", playlist(10_000, ranges=True)),
+        ("20,000 segments", playlist(20_000)),
         ("10,000 keys, 10,000 segments", playlist(10_000, keys=True)),
         ("100,000 segments", playlist(100_000)),
     ]

@@ -7,10 +7,11 @@ table may hold anything.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
-from hls_pipeline.hls.tokens import Attribute, Token
+if TYPE_CHECKING:
+    from hls_pipeline.hls.tokens import Attribute, Token
 
 
 class Form(NamedTuple):
@@ -97,3 +98,16 @@ def misfits(token: Token) -> Iterator[tuple[str, Attribute, str]]:
         value, _, quoted = attribute
         if quoted != form.quoted or (form.pattern and not form.pattern.fullmatch(value) and "{$" not in value):
             yield name, attribute, form.what
+
+
+def list_pattern(tag: str, written: Iterable[tuple[str, bool]]) -> re.Pattern[str] | None:
+    """All lists of these attributes, quoted or not, without misfits and blanks, as one pattern with a group for each
+    value; None where being quoted is a misfit already."""
+    forms, parts = FORMS.get(tag, {}), []
+    for name, quoted in written:
+        form = forms.get(name, Form("anything", quoted))
+        if form.quoted != quoted:
+            return None
+        value = form.pattern.pattern if form.pattern else '[^"]*' if quoted else '[^", \\t]*'
+        parts.append(f'{re.escape(name)}="({value})"' if quoted else f"{re.escape(name)}=({value})")
+    return re.compile(",".join(parts))

@@ -114,9 +114,12 @@ class Findings:
 
     def is_full(self, code: str, path: str, *, count: bool = True) -> bool:
         """Whether enough of this kind were kept, before anyone words the next; that one is then only counted."""
-        full = self._seen[code, path] >= _PER_CODE
-        self._seen[code, path] += full and count
-        return full
+        seen = self._seen[code, path]
+        if seen < _PER_CODE:
+            return False
+        if count:
+            self._seen[code, path] = seen + 1
+        return True
 
     @property
     def failed(self) -> bool:

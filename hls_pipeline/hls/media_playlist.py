@@ -197,14 +197,20 @@ class MediaReader(PlaylistReader):
             if len(values) > 1:
                 self.add("HLS_KEY_NONE_ATTRS", token, "METHOD=NONE allows no other attribute")
             self._keys.clear()
+            self._cipher = None
         else:
             if "URI" not in values:
                 self.missing(token, "EXT-X-KEY has no URI")
             self._check_key_attributes(token, values)
-            self._keys[keyformat] = _Key(method, "IV" in values)
-        hiding = [key.method for key in self._keys.values() if key.method.startswith(_HIDING)]
-        self._cipher = hiding[0] if hiding else None
+            self._use_key(keyformat, method, "IV" in values)
         self.refer(token, cipher=method, keyformat=keyformat)
+
+    def _use_key(self, keyformat: str, method: str, has_iv: bool) -> None:
+        key = make_tuple(_Key, (method, has_iv))
+        if self._keys.get(keyformat) != key:
+            self._keys[keyformat] = key
+            hiding = (key.method for key in self._keys.values() if key.method.startswith(_HIDING))
+            self._cipher = next(hiding, None)
 
     def _check_key_attributes(self, token: Token, values: dict[str, str]) -> None:
         if "IV" in values:

@@ -79,7 +79,8 @@ class PlaylistReader:
             if token.attributes:
                 if tag in required:
                     self.require(token, required[tag])
-                self.look_at_attributes(token)
+                if not token.usual:
+                    self.look_at_attributes(token)
             handler = handlers.get(tag)
             if handler is not None:
                 handler(token)
@@ -263,9 +264,9 @@ class PlaylistReader:
         """Kind, target and fixed address of a key. What belongs to a DRM system is opaque and stays byte for byte."""
         if method == "NONE":  # then it names nothing, which was said already
             return "key", None, None
-        match = _KEY_SCHEME.match(uri)
+        match = _KEY_SCHEME.match(uri) if ":" in uri else None
         scheme = match[1].lower() if match else ""
-        if keyformat.lower() not in ("identity", "") or scheme in ("skd", "urn"):
+        if scheme in ("skd", "urn") or (keyformat != "identity" and keyformat.lower() not in ("identity", "")):
             if scheme == "data":
                 self.add("KEY_DATA_URI", token, "a DRM object stands in the playlist and stays as it is", place)
             return "drm", None, None

@@ -7,10 +7,12 @@ Everything that reads or rewrites a playlist starts from `tokenize`. A new tag t
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+from hls_pipeline.hls.attributes import list_pattern
 from hls_pipeline.hls.findings import Findings, shown
 
 _KEY = {"URI": "key"}
@@ -70,6 +72,8 @@ class Token(NamedTuple):
     attributes: Mapping[str, Attribute]
     readable: bool = True
     """False where the attribute list is broken; what was read before the fault is there."""
+    usual: bool = False
+    """Whether nothing in the attribute list is worth a remark."""
 
 
 class Spot(NamedTuple):
@@ -87,9 +91,25 @@ class Spot(NamedTuple):
 _NO_ATTRIBUTES: Mapping[str, Attribute] = {}
 
 
+class _Shape(NamedTuple):
+    """How attribute lists of one tag are written."""
+
+    pattern: re.Pattern[str]
+    """Every list that is written so and in which nothing is worth a remark, with a group for each value."""
+    groups: Sequence[tuple[str, int, bool]]
+    """Of each attribute its name, its group, and whether it is quoted."""
+
+
+_NO_SHAPE = _Shape(re.compile("(?!)"), ())
+_COMMON = 50
+"""So many lists of one shape make it worth a pattern of its own, which costs as much as reading a hundred of them."""
+
+
 def tokenize(path: str, text: str, findings: Findings) -> Iterator[Token]:
     """Tags and URI lines in order; comments and blank lines are passed over. What cannot be read is a finding."""
     start = 0
+    shapes: dict[str, _Shape] = {}
+    counts: Counter[tuple[str, ...]] = Counter()
     for number, line in enumerate(text.split("\n"), 1):
         after = start + len(line) + 1
         if line and line[-1] == "\r":
@@ -101,7 +121,7 @@ def tokenize(path: str, text: str, findings: Findings) -> Iterator[Token]:
             if len(uri) != len(line):
                 _blanks(path, number, line, uri, findings)
             if uri and uri[0] != "#":
-                yield make_tuple(Token, (number, start, "", uri, start + line.index(uri), _NO_ATTRIBUTES, True))
+                yield make_tuple(Token, (number, start, "", uri, start + line.index(uri), _NO_ATTRIBUTES, True, True))
         else:
             head, _, value = line.partition(":")
             tag = _KNOWN.get(head)
@@ -110,10 +130,19 @@ def tokenize(path: str, text: str, findings: Findings) -> Iterator[Token]:
                 if line.startswith("#EXT"):
                     yield _unknown(path, number, start, line, findings)
             elif tag in ATTRIBUTE_TAGS:
-                attributes, readable = _attributes(path, number, start, at, line, findings)
-                yield make_tuple(Token, (number, start, tag, value, start + at, attributes, readable))
+                shape = shapes.get(tag, _NO_SHAPE)
+                match = shape.pattern.fullmatch(line, at)  # most lists are written like the one before
+                readable = usual = match is not None
+                if match is not None:
+                    attributes = _matched(match, start, shape)
+                else:
+                    attributes, readable = _attributes(path, number, start, at, line, findings)
+                    counts[tag, *attributes] += 1
+                    if counts[tag, *attributes] % _COMMON == 0:
+                        shapes[tag] = _shape(tag, tuple((name, value.quoted) for name, value in attributes.items()))
+                yield make_tuple(Token, (number, start, tag, value, start + at, attributes, readable, usual))
             else:
-                yield make_tuple(Token, (number, start, tag, value, start + at, _NO_ATTRIBUTES, True))
+                yield make_tuple(Token, (number, start, tag, value, start + at, _NO_ATTRIBUTES, True, True))
         start = after
 
 
@@ -124,6 +153,22 @@ def _unknown(path: str, number: int, start: int, line: str, findings: Findings) 
         return _odd_tag(path, number, start, line, findings)
     _unknown_tag(path, number, line, match.group(1), match.end(), findings)
     return Token(number, start, match.group(1), line[match.end() :], start + match.end(), _NO_ATTRIBUTES)
+
+
+def _matched(match: re.Match[str], start: int, shape: _Shape) -> Mapping[str, Attribute]:
+    first = match.start
+    return {
+        name: make_tuple(Attribute, (match[group], start + first(group), quoted))
+        for name, group, quoted in shape.groups
+    }
+
+
+@lru_cache(maxsize=100)
+def _shape(tag: str, written: tuple[tuple[str, bool], ...]) -> _Shape:
+    """The shape of the lists that have these attributes in this order, quoted or not."""
+    pattern = None if strange_names(tag, tuple(name for name, _ in written)) else list_pattern(tag, written)
+    groups = [(name, group, quoted) for group, (name, quoted) in enumerate(written, 1)]
+    return _Shape(pattern, groups) if pattern else _NO_SHAPE
 
 
 def _attributes(

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
 from hls_pipeline.hls.findings import shown
+from hls_pipeline.hls.tokens import make_tuple
 
 VARIABLE = re.compile(r"\{\$([A-Za-z0-9_-]+)\}")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
@@ -63,7 +64,7 @@ def resolve(uri: str, base: str, files: Container[str], root_relative: bool = Fa
     if _PLAIN.fullmatch(uri):
         target = f"{base}/{uri}" if base else uri
         if target in files:
-            return Resolution(target)
+            return make_tuple(Resolution, (target, ()))
     forbidden = _forbidden(uri, root_relative)
     return Resolution(None, (forbidden,)) if forbidden else _look_up(uri, base, files)
 

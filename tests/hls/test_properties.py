@@ -24,6 +24,7 @@ from hls_pipeline.hls.reader import Context
 from hls_pipeline.hls.reading import parse
 from hls_pipeline.hls.rewriting import list_spots, relative, rewrite, skeleton
 from hls_pipeline.hls.rules import RULES
+from hls_pipeline.hls.tokens import tokenize
 from hls_pipeline.hls.uris import relative_uri, repaired, resolve
 from tests.hls.conftest import AAC, CORPUS, FRAGMENT, INIT, PUBLISH, TS, VTT, judge
 
@@ -114,6 +115,44 @@ def assert_refused(data: bytes) -> None:
     findings = Findings()
     parse(Context("dir/a.m3u8", frozenset(), Policy(keys="publish"), findings), data)
     assert findings.failed
+
+
+LISTS = [
+    'METHOD=AES-128,URI="k.key",IV=0x0123',
+    'METHOD=AES-128,URI="k.key",IV=0x01g3',
+    'METHOD=AES-129,URI="k.key",IV=0x0123',
+    'METHOD=AES-128,URI="a,URI=",IV=0x0123',
+    'METHOD=AES-128,URI="k.key",IV=0x0123,',
+    'METHOD=AES-128,URI="k.key", IV=0x0123',
+    'METHOD=AES-128,URI="k.key",IV=0x0123 ',
+    "METHOD=AES-128,URI=k.key,IV=0x0123",
+    'METHOD="AES-128",URI="k.key",IV=0x0123',
+    'METHOD=AES-128,URI="k.key",IV=0x0123,X-KEY-URL="k"',
+    'METHOD=AES-128,URI="k.key",IV=0x0123,IV=0x0123',
+    'METHOD=AES-128,IV=0x0123,URI="k.key"',
+    'METHOD=AES-128,URI="{$k}",IV={$iv}',
+]
+
+
+@settings(CASES, max_examples=150 * FACTOR)
+@given(st.sampled_from(LISTS), st.integers(0, 100), st.text('AESMTHODURIV128-=",0xk. ', max_size=3))
+def test_a_list_after_many_like_it_is_read_as_it_is_alone(written: str, at: int, put: str) -> None:
+    """What most lists of a playlist look like is read by one pattern of their own."""
+    at %= len(written)
+    odd = written[:at] + put + written[at + len(put) // 2 :]
+    assert read_last([odd]) == read_last([LISTS[0]] * 60 + [odd])
+    assert read_last([odd])[0] == read_last([written] * 60 + [odd])[0]
+
+
+def read_last(lists: list[str]) -> tuple[object, object]:
+    """Attributes of the last list with their places in its line, and what there is to say of it."""
+    lines = ["#EXTM3U", "#EXT-X-VERSION:13", *(f"#EXT-X-KEY:{written}" for written in lists)]
+    text, findings = "\n".join(lines), Findings()
+    parse(Context("a.m3u8", {"k.key"}, Policy(keys="external"), findings), text.encode())
+    token = list(tokenize("", text, Findings()))[-1]
+    attributes = [(name, a.value, a.start - token.start, a.quoted) for name, a in token.attributes.items()]
+    found = [(f.code, f.message, f.column, f.length) for f in findings.result() if f.line == len(lines)]
+    return (attributes, token.readable), found
 
 
 @settings(CASES, max_examples=400 * FACTOR)  # making one takes ten times as long as trying it
