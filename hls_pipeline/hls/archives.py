@@ -174,9 +174,20 @@ class TarSource:
                     refuse("PKG_BAD_ARCHIVE", member.name, "its size is negative")
                 if not member.isdir():
                     _add(members, member.name, self._look(member))
+            self._check_end(archive.offset)
         if isinstance(self._file, RandomGzip):
             self._file.exhaust()
         return members
+
+    def _check_end(self, at: int) -> None:
+        """tarfile stops without a word where a header is damaged or missing: then files would be lost unnoticed. POSIX
+        ends a tar by two blocks of zeros; one is enough, as for GNU tar, because nothing comes after the first. None
+        is no tar of a tool that finished, and looks like one that was cut between two files."""
+        self._file.seek(at)
+        block = self._file.read(tarfile.BLOCKSIZE)
+        if block != bytes(tarfile.BLOCKSIZE):
+            what = f"there is no file header at byte {at:,}" if block.strip(b"\0") else "its end is missing"
+            refuse("PKG_BAD_ARCHIVE", "", f"the tar is damaged or cut off: {what}")
 
     def _look(self, member: tarfile.TarInfo) -> _Member:
         if member.issparse() or member.type == tarfile.GNUTYPE_SPARSE:

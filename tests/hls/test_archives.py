@@ -159,6 +159,33 @@ def test_a_dot_before_the_names_means_nothing(make: Callable[[dict[str, bytes]],
     assert codes(open_archive(file)) == set()
 
 
+@pytest.mark.parametrize("make", [lambda tar: tar, gzip.compress], ids=["tar", "tar.gz"])
+@pytest.mark.parametrize(
+    ("spoil", "refused"),
+    [
+        (lambda tar, end: tar[: end - 1536], True),  # without its last member, which has 1,536 bytes with its header
+        (lambda tar, end: tar[:end], True),
+        (lambda tar, end: tar[: end + 300], True),
+        (lambda tar, end: tar[: end - 1000], True),
+        (lambda tar, end: tar[:end] + b"x" * 512, True),
+        (lambda tar, end: tar[: end - 1536 + 100] + b"9" + tar[end - 1536 + 101 :], True),  # its checksum is wrong now
+        (lambda tar, end: tar[: end + 512], False),
+        (lambda tar, end: tar[: end + 1024], False),
+        (lambda tar, end: tar[: end + 512] + b"x" * 512, False),
+    ],
+)
+def test_a_tar_without_its_end_is_refused(
+    make: Callable[[bytes], bytes], spoil: Callable[[bytes, int], bytes], refused: bool
+) -> None:
+    """tarfile stops in silence at a header that is damaged or missing: files after it were lost without a word. One of
+    the two blocks of zeros at the end is enough, as GNU tar thinks too."""
+    files = {**GOOD, "metadata.json": b'{"title": "' + b"t" * 600 + b'"}'}
+    tar = tarred(files).getvalue()
+    end = len(tar.rstrip(b"\0")) // 512 * 512 + 512
+    archive = io.BytesIO(make(spoil(tar, end)))
+    assert codes(open_archive(archive)) == ({"PKG_BAD_ARCHIVE"} if refused else set())
+
+
 @pytest.mark.parametrize("spoil", [lambda data: data[:-8] + b"\1" + data[-7:], lambda data: data[:-12]])
 def test_a_gzip_whose_checksum_is_wrong_or_missing_is_refused(spoil: Callable[[bytes], bytes]) -> None:
     """Reading stopped where tar ends, before gzip's checksum: changed media were published as if they were whole."""
