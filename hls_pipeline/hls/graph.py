@@ -170,8 +170,15 @@ def _only_root(library: Library, candidates: list[str], findings: Findings) -> s
     if not roots:  # circles only: any of them shows the circle
         return next((p for p in candidates if _is_multivariant(library, p)), candidates[0])
     meant = [path for path in roots if library.means_playlist(path)]
+    reported = {report for path in (*candidates, *children) for report in _reports(library, path)}
+    alone = [path for path in meant if path not in reported]
     doubtful = [path for path in roots if _is_doubtful(library, path)]
-    for choice in (roots, meant, doubtful):  # what is broken may be what should name the others, so it is judged first
+    for choice in (
+        roots,
+        meant,
+        alone,
+        doubtful,
+    ):  # what is broken may be what should name the others, so it is judged first
         if len(choice) == 1:
             return choice[0]
     if doubtful:
@@ -181,6 +188,14 @@ def _only_root(library: Library, candidates: list[str], findings: Findings) -> s
     names = ", ".join(shown(path, 60) for path in roots[:5]) + (" …" if len(roots) > 5 else "")
     findings.add("PKG_ROOT_AMBIGUOUS", "", None, f"{len(roots)} playlists are named by no other: {names}")
     return None
+
+
+def _reports(library: Library, path: str) -> Iterator[str]:
+    """The playlists that a playlist knows as its siblings (bis 4.4.5.4): those of one circle name each other, so that
+    this alone makes none of them a child; but beside a playlist that nobody names they are no second root."""
+    playlist = library.playlist(path).playlist
+    references = playlist.references if playlist else ()
+    return (r.target for r in references if r.kind == "rendition_report" and r.target and r.target != path)
 
 
 def _reached(library: Library, candidates: list[str]) -> set[str]:
@@ -249,7 +264,8 @@ class Walk:
 
     def run(self, root: str) -> None:
         self._follow(self._enter_playlist(root, {}))
-        for path, document in self._siblings.items():  # known from rendition reports alone
+        while self._siblings:  # known from rendition reports alone; each may report on more
+            path, document = self._siblings.popitem()
             if path not in self._entered:
                 self._follow(self._enter_playlist(path, self._imports(document)))
 
