@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from hls_pipeline import clock, drops, keys
 from hls_pipeline.errors import ObjectChanged, ObjectMissing
 from hls_pipeline.hls.content_types import PLAYLIST_TYPE
-from hls_pipeline.hls.findings import Finding, Report
+from hls_pipeline.hls.findings import Finding, Report, bounded
 from hls_pipeline.hls.media import MediaProbe
 from hls_pipeline.hls.model import Playlist, SideFile
 from hls_pipeline.hls.package import Package, survey
@@ -94,7 +94,7 @@ def examine(
         reading = (noted or {}).get(path) or Reading.of(source.read(path), profile)
         return path, reading.node, reading.blocks, package.judge(path, reading.probe)
 
-    findings = list(survey_.report.findings)
+    findings = list(survey_.findings)
     for path, node, blocks, found in source.objects.each(look, [file.path for file in package.files]):
         contents.nodes[path] = node
         contents.originals[path] = str(node.cid)
@@ -106,7 +106,7 @@ def examine(
         contents.nodes[document.path] = node
         contents.originals[document.path] = str(hash_bytes(document.data, profile)[0].cid)
         contents.blocks.update((cid.digest, len(block)) for cid, block in made)
-    return package, Report(package.root, tuple(findings)), contents
+    return package, Report(package.root, bounded(findings)), contents
 
 
 def inventory(upload: Upload, package: Package, contents: Contents, revision: int) -> list[InventoryFile]:

@@ -14,11 +14,13 @@ from typing import Any, NoReturn
 from hls_pipeline.errors import PackageRefused
 from hls_pipeline.hls.rules import RULES, Rule, Severity
 
-__all__ = ["RULES", "Finding", "Findings", "Report", "Rule", "Severity", "refuse", "shown"]
+__all__ = ["RULES", "Finding", "Findings", "Report", "Rule", "Severity", "bounded", "refuse", "shown"]
 
 _FOREIGN = 200
 _PER_CODE = 20
 """A hostile playlist can break one rule 200,000 times; a reader is served by the first ones and the number."""
+_PER_REPORT = 100
+"""A package can have 100,000 files that no playlist reaches, each with a finding of its own."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,26 @@ class Findings:
                 text = f"{count - _PER_CODE} more places like the {_PER_CODE} above"
                 more.append(Finding(code, first.severity, first.path, None, text, first.section, first.advice))
         return (*self._kept, *more)
+
+
+def bounded(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """At most 100 findings of each code and severity, with one more that counts the others and says where they are."""
+    kept: list[Finding] = []
+    seen: Counter[tuple[str, Severity]] = Counter()
+    others: dict[tuple[str, Severity], list[Finding]] = {}
+    for finding in findings:
+        kind = finding.code, finding.severity
+        seen[kind] += 1
+        (kept if seen[kind] <= _PER_REPORT else others.setdefault(kind, [])).append(finding)
+    return (*kept, *(_summed_up(left) for left in others.values()))
+
+
+def _summed_up(left: list[Finding]) -> Finding:
+    folders = Counter(finding.path.rpartition("/")[0] for finding in left)
+    places = [f"{count:,} in {shown(name, 30) if name else 'the top folder'}" for name, count in folders.most_common(4)]
+    text = f"{len(left):,} more like the {_PER_REPORT} above: {', '.join(places)}{', …' if len(folders) > 4 else ''}"
+    first = left[0]
+    return Finding(first.code, first.severity, "", None, text, first.section, first.advice)
 
 
 def refuse(code: str, path: str, message: str) -> NoReturn:

@@ -13,7 +13,7 @@ from typing import Any
 from hls_pipeline.errors import PackageRefused
 from hls_pipeline.hls.content_types import FORBIDDEN, content_type, extension
 from hls_pipeline.hls.facts import media_facts
-from hls_pipeline.hls.findings import Finding, Findings, Report, shown
+from hls_pipeline.hls.findings import Finding, Findings, Report, bounded, shown
 from hls_pipeline.hls.graph import Library, Mention, Walk, find_root
 from hls_pipeline.hls.media import MediaProbe, Uses
 from hls_pipeline.hls.metadata import read_metadata
@@ -68,7 +68,7 @@ class Survey:
 
     @property
     def report(self) -> Report:
-        return Report(self.root, self.findings)
+        return Report(self.root, bounded(self.findings))
 
 
 def survey(source: Source, policy: Policy, playlist: str | None = None) -> Survey:
@@ -138,7 +138,7 @@ def check(source: Source, policy: Policy, playlist: str | None = None) -> tuple[
                 findings += package.judge(file.path, probe)
         except PackageRefused as refusal:
             findings += refusal.report.findings
-    report = Report(surveyed.root, tuple(findings))
+    report = Report(surveyed.root, bounded(findings))
     return (package if report.accepted else None), report
 
 

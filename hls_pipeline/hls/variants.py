@@ -11,12 +11,22 @@ from hls_pipeline.hls.model import Playlist
 def compare_variants(root: str, playlists: Mapping[str, Playlist], findings: Findings) -> None:
     """Variants should agree on target duration, type and length; players switch between them at any time."""
     top = playlists[root]
+    _check_iframes(top, playlists, findings)
     variants = [known for v in top.variants if not v.iframes and (known := playlists.get(v.reference.target or ""))]
     first = next((variant for variant in variants if variant.kind == "media"), None)
     if first is None:
         return
     for other in dict.fromkeys(v.path for v in variants if v.kind == "media"):
         _compare(first, playlists[other], findings)
+
+
+def _check_iframes(top: Playlist, playlists: Mapping[str, Playlist], findings: Findings) -> None:
+    """Without the tag players take the key frames for a stream of which most is missing (8216 4.3.4.3: MUST)."""
+    for variant in top.variants:
+        named = playlists.get(variant.reference.target or "")
+        if variant.iframes and named and named.kind == "media":
+            text = f"{shown(named.path)} has no EXT-X-I-FRAMES-ONLY, which a playlist named here must have"
+            findings.add("HLS_BAD_ATTR_VALUE", top.path, variant.reference.line, text)
 
 
 def _compare(first: Playlist, other: Playlist, findings: Findings) -> None:

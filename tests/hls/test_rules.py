@@ -65,6 +65,14 @@ ERRORS: list[tuple[str, dict[str, str | bytes]]] = [
     ("PKG_NO_PLAYLIST", {"seg.ts": TS}),
     ("PKG_NO_PLAYLIST", {**tag(), "metadata.json": '{"playlist": "other.m3u8"}'}),
     ("PKG_ROOT_AMBIGUOUS", {"a.m3u8": media(), "b.m3u8": media(), **ONE}),
+    (
+        "PKG_ROOT_AMBIGUOUS",
+        {
+            "a.m3u8": media("seg.ts", '#EXT-X-RENDITION-REPORT:URI="b.m3u8"'),
+            "b.m3u8": media("seg.ts", '#EXT-X-RENDITION-REPORT:URI="a.m3u8"'),
+            **ONE,
+        },
+    ),
     ("PKG_FORBIDDEN_TYPE", segment("seg.html", TS)),
     (
         "PKG_FORBIDDEN_TYPE",
@@ -385,6 +393,15 @@ def test_every_rule_is_tried_here_or_on_archives() -> None:
             },
         ),
         (
+            "a sibling that a report alone names",
+            {
+                "index.m3u8": master("a.m3u8"),
+                "a.m3u8": media("seg.ts", '#EXT-X-RENDITION-REPORT:URI="b.m3u8"'),
+                "b.m3u8": media("seg.ts", '#EXT-X-RENDITION-REPORT:URI="a.m3u8"'),
+                **ONE,
+            },
+        ),
+        (
             "a variable from the parent",
             {
                 "index.m3u8": master('#EXT-X-DEFINE:NAME="dir",VALUE="media"', "{$dir}.m3u8"),
@@ -402,6 +419,25 @@ def test_what_other_tools_rightly_make_is_accepted(what: str, files: dict[str, s
 def test_a_variable_whose_value_is_in_a_url_is_refused_where_it_is_defined_and_where_it_is_used() -> None:
     package = {"index.m3u8": media('#EXT-X-DEFINE:QUERYPARAM="x"', "{$x}.ts"), **ONE}
     assert errors(package) == {"HLS_DEFINE_QUERYPARAM", "URI_VARIABLE_QUERYPARAM"}
+
+
+def test_of_very_many_files_with_one_fault_the_first_are_named_and_the_others_counted_by_folder() -> None:
+    """100,000 files that no playlist reaches made a report of 30 MB."""
+    names = [*(f"raw/take {i:04}.mov" for i in range(1000)), *(f"{i}.txt" for i in range(50))]
+    package, report = judge({**tag(), **dict.fromkeys(names, b"x")})
+    assert package is not None
+    assert set(package.unreferenced) == set(names)
+    assert len(report.warnings) == 101
+    last = report.warnings[-1]
+    assert (last.code, last.path) == ("PKG_UNREFERENCED_FILE", "")
+    assert last.message == "950 more like the 100 above: 900 in 'raw', 50 in the top folder"
+
+
+def test_a_playlist_for_key_frames_that_does_not_say_so_is_a_remark() -> None:
+    frames = '#EXT-X-I-FRAME-STREAM-INF:BANDWIDTH=1,CODECS="x",URI="frames.m3u8"'
+    package = {"index.m3u8": master("media.m3u8", frames), "media.m3u8": media(), **ONE}
+    assert "HLS_BAD_ATTR_VALUE" in warnings({**package, "frames.m3u8": media()})
+    assert "HLS_BAD_ATTR_VALUE" not in warnings({**package, "frames.m3u8": media("#EXT-X-I-FRAMES-ONLY", "seg.ts")})
 
 
 def test_a_severity_can_be_raised_or_eased() -> None:
