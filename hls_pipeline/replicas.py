@@ -161,12 +161,14 @@ def publish(
     """All of a revision's directory on one node, pinned and complete. `again` sends every block, whatever the node
     says that it has: it does not look whether their bytes are still the right ones (Kubo's `block/stat`, `dag/stat`).
     """
-    root, sent = revision.directory.root.cid, list[Receipt]()
+    root, sent, stat = revision.directory.root.cid, list[Receipt](), None
     try:
         if again or kubo.pinned(root) is None:
             sent.append(accepted(kubo, root, _send(kubo, revision, settings, again=again), clock.now()))
+            # Both walks read every block, so they go side by side: the pin's would miss what was collected since.
+            stat = _start(partial(kubo.dag_stat, root, expected.bytes)).result
             kubo.pin(root, f"{revision.upload.video_id} r{revision.upload.revision}", expected.bytes)
-        return (*sent, *confirm(kubo, root, expected, clock.now()))
+        return (*sent, *confirm(kubo, root, expected, clock.now(), counted=stat))
     except ProofMissing:
         if again:
             raise

@@ -10,7 +10,7 @@ in `steps`.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
@@ -51,10 +51,16 @@ def accepted(node: Kubo, root: Cid, sent: Extent, now: datetime) -> Receipt:
 
 
 def confirm(
-    node: Kubo, root: Cid, expected: Extent, now: datetime, level: Level = Level.COMPLETE, sample: int = 0
+    node: Kubo,
+    root: Cid,
+    expected: Extent,
+    now: datetime,
+    level: Level = Level.COMPLETE,
+    sample: int = 0,
+    counted: Callable[[], Extent] | None = None,
 ) -> tuple[Receipt, ...]:
     """Ask the node for all levels from *pinned* up to `level`. ProofMissing if one does not hold.
-    `sample` is how many blocks *sampled* draws.
+    `sample` is how many blocks *sampled* draws; `counted` waits for a `dag_stat` that was asked already.
 
     `expected` counts whole files (`Directory.extent`). Where chunks repeat, a complete node has fewer blocks than
     that; then the read-back decides, whose count is exact because it follows the hashes from the root.
@@ -64,7 +70,7 @@ def confirm(
         raise ProofMissing(f"{root} is not pinned on {node.name}; publish or repin it again")
     found = [(Level.PINNED, "pin/ls type=recursive", f"recursive, named {pin.name!r}")]
     if level >= Level.COMPLETE:
-        stat = node.dag_stat(root, expected.bytes)
+        stat = counted() if counted else node.dag_stat(root, expected.bytes)
         found.append((Level.COMPLETE, "dag/stat offline=true", _count(stat)))
         from_gateway = f"gateway {node.gateway}"
         if level >= Level.SAMPLED or stat != expected:
