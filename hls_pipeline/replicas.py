@@ -8,6 +8,7 @@ touched, and a node counts only for what `proof.confirm` got out of it.
 from __future__ import annotations
 
 import functools
+import json
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -50,11 +51,24 @@ def connect(settings: Settings) -> tuple[Kubo, ...]:
             raise UsageError(f"{name} names an address twice; every node has an RPC and a gateway of its own")
     if len(rpc) < settings.ipfs_quorum:
         raise UsageError(f"HLS_IPFS_QUORUM is {settings.ipfs_quorum}, but only {len(rpc)} node(s) are configured")
-    auth = settings.ipfs_auth.get_secret_value() if settings.ipfs_auth else None
+    secret = settings.ipfs_auth.get_secret_value() if settings.ipfs_auth else ""
     return tuple(
         Kubo(url, gateway, auth=auth, stall_seconds=settings.ipfs_stall_seconds)
-        for url, gateway in zip(rpc, gateways, strict=True)
+        for url, gateway, auth in zip(rpc, gateways, _auths(secret, len(rpc)), strict=True)
     )
+
+
+def _auths(secret: str, nodes: int) -> list[str]:
+    """One for all nodes, or a JSON list with one for each."""
+    if not secret.startswith("["):
+        return [secret] * nodes
+    try:
+        auths = json.loads(secret)
+    except ValueError:
+        auths = []
+    if len(auths) != nodes or not all(isinstance(auth, str) for auth in auths):
+        raise UsageError("HLS_IPFS_AUTH must be one for all nodes, or a JSON list with one for each RPC address")
+    return list(auths)
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,11 @@ class Settings(BaseSettings):
     ipfs_gateway_urls: tuple[str, ...] = Field(
         (), description="gateway of each node, in the order of the RPC addresses (JSON list)"
     )
-    ipfs_auth: SecretStr | None = Field(None, description="'bearer:TOKEN' or 'basic:USER:PASSWORD' for the RPC")
+    ipfs_auth: SecretStr | None = Field(
+        None,
+        description="'bearer:TOKEN' or 'basic:USER:PASSWORD' for the RPC of all nodes, or one for each, in the order "
+        'of the RPC addresses (JSON list; "" for none)',
+    )
     ipfs_quorum: int = Field(1, ge=1, description="nodes that must prove they hold the content")
     ipfs_grace_seconds: float = Field(
         5, ge=0, description="what nodes beyond the quorum get to finish before they are filled up later"

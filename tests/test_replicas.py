@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from hls_pipeline import clock, replicas
-from hls_pipeline.errors import Corruption, Outage, ProofMissing, ServiceError, ServiceRefused
+from hls_pipeline import clock, replicas, settings
+from hls_pipeline.errors import Corruption, Outage, ProofMissing, ServiceError, ServiceRefused, UsageError
 from hls_pipeline.ipfs.cid import Cid
 from hls_pipeline.ipfs.kubo import Kubo
 from hls_pipeline.ipfs.proof import Level, Receipt
 from hls_pipeline.ipfs.unixfs import PROFILES
 from hls_pipeline.replicas import SmallDirectory
-from tests.contract.faults import answering, plain
+from tests.contract.faults import answering, listening, plain
 from tests.local.ipfs_node_fixture import EmbeddedNode
 from tests.services import free_ports
 
@@ -115,6 +117,31 @@ def test_without_a_quorum_because_nodes_refuse_for_good_it_is_a_refusal(node: Ku
             replicas.on_quorum([node, refusing], 2, lambda kubo: send(small, kubo))
         receipts = replicas.on_quorum([node, refusing], 1, lambda kubo: send(small, kubo))
     assert replicas.proven(receipts, str(small.directory.root.cid)) == {node.peer_id()}
+
+
+def test_each_node_is_asked_with_its_own_authorization_where_a_list_gives_one() -> None:
+    asked: list[bytes] = []
+
+    def serve(connection: Any) -> None:
+        asked.append(connection.recv(65536))
+        connection.sendall(plain(b"no", "403 Forbidden"))
+
+    with listening(serve) as one, listening(serve) as other:
+        urls = (f"http://{one}", f"http://{other}")
+        for secret in ('["bearer:first", "bearer:second"]', '["", "bearer:second"]', "bearer:same"):
+            for kubo in replicas.connect(settings.load(ipfs_rpc_urls=urls, ipfs_gateway_urls=urls, ipfs_auth=secret)):
+                with kubo, pytest.raises(ServiceRefused):
+                    kubo.version()
+    sent = [re.findall(rb"(?i)authorization: bearer (\w+)", request) for request in asked]
+    assert sent == [[b"first"], [b"second"], [], [b"second"], [b"same"], [b"same"]]
+
+
+@pytest.mark.parametrize("secret", ['["bearer:s3cret"]', '["bearer:s3cret", 1]', '["bearer:s3cret", ', "[1, 2]"])
+def test_a_list_of_authorizations_that_does_not_fit_is_refused_and_not_shown(secret: str) -> None:
+    urls = ("http://127.0.0.1:1", "http://127.0.0.1:2")
+    with pytest.raises(UsageError, match="HLS_IPFS_AUTH") as caught:
+        replicas.connect(settings.load(ipfs_rpc_urls=urls, ipfs_gateway_urls=urls, ipfs_auth=secret))
+    assert "s3cret" not in str(caught.value)
 
 
 def test_corruption_on_our_side_is_not_outvoted(node: Kubo, second_node: Kubo) -> None:

@@ -113,11 +113,13 @@ def _refused(what: str, error: Any) -> ServiceError:
 
 def multiaddr(url: str) -> tuple[str, str]:
     """`http://host:port/prefix` as the multiaddr and the base path that ipfshttpclient wants. UsageError."""
+    if "@" in url:  # addresses are shown and logged, so not even this message repeats it
+        raise UsageError("an IPFS address has no place for a user and password; HLS_IPFS_AUTH has, one for each node")
     try:
         parts = urlsplit(url)
         port = parts.port or {"http": 80, "https": 443}[parts.scheme]
         host = parts.hostname or ""
-        if not host or parts.query or parts.fragment or parts.username:
+        if not host or parts.query or parts.fragment:
             raise ValueError("it needs a host, and nothing behind the path")
     except (ValueError, KeyError) as error:
         raise UsageError(f"IPFS address {url!r} is no http(s)://host:port: {error}") from error
