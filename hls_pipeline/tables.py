@@ -83,6 +83,7 @@ upload = sa.Table(
     sa.Column("error", sa.Text),
     sa.UniqueConstraint("video_id", "revision"),
     sa.Index("upload_by_video", "video_id", "created_at"),
+    sa.Index("upload_by_time", "created_at", "upload_id"),
     sa.Index("upload_by_state", "state", "not_before"),
 )
 
@@ -219,6 +220,7 @@ presigned_upload = sa.Table(
     sa.Column("expires_at", Moment, nullable=False, index=True),
     sa.Column("completed_at", Moment),
     sa.Column("upload_id", sa.String(32), comment="the arrival it became"),
+    sa.Column("webhook", Json, comment="who is to be told of it, as it was asked for"),
 )
 
 webhook = sa.Table(
@@ -232,6 +234,7 @@ webhook = sa.Table(
     sa.Column("events", Json, nullable=False),
     sa.Column("created_at", Moment, nullable=False),
     sa.Column("seen", sa.Integer, nullable=False, comment="the last state_change that was looked at"),
+    sa.Column("upload_id", sa.String(32), index=True, comment="only this upload; empty for all"),
 )
 
 delivery = sa.Table(
@@ -242,7 +245,7 @@ delivery = sa.Table(
     sa.Column("state_change", sa.Integer, nullable=False),
     sa.Column("event", sa.String(32), nullable=False),
     sa.Column("body", sa.Text, nullable=False),
-    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("created_at", Moment, nullable=False, index=True),
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("due_at", Moment, index=True, comment="empty once it is delivered or given up"),
     sa.Column("delivered_at", Moment),

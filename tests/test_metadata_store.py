@@ -226,10 +226,26 @@ def test_a_list_of_videos_is_read_page_by_page_with_the_newest_upload_of_each(st
     assert seen == names
 
 
+def test_the_newest_arrivals_come_first_page_by_page_whatever_arrives_meanwhile(store: MetadataStore) -> None:
+    for n in range(12):
+        store.receive(drop(f"v{n:02}", 1), NOON + timedelta(minutes=n // 2))  # two at each moment
+    store.receive(drop("v00", 2), NOON + timedelta(hours=1))
+    first = store.newest_videos(5)
+    assert first[0] == store.latest_upload("v00"), "its newest arrival counts"
+    store.receive(drop("new", 1), NOON + timedelta(hours=2))
+    store.receive(drop("v11", 2), NOON + timedelta(hours=2))
+    seen = list(first)
+    while page := store.newest_videos(5, seen[-1].upload_id):
+        seen += page
+    assert sorted(upload.video_id for upload in seen) == [f"v{n:02}" for n in range(12)]
+    moments = [upload.created_at for upload in seen]
+    assert moments == sorted(moments, reverse=True)
+
+
 def test_the_newest_upload_is_the_same_in_every_list_even_at_one_instant(store: MetadataStore) -> None:
     for number in range(1, 9):
         store.receive(drop("v", number), NOON)
-    assert store.videos() == (store.latest_upload("v"),)
+    assert store.videos() == store.newest_videos() == (store.latest_upload("v"),)
 
 
 def test_control_characters_and_emoji_survive(store: MetadataStore) -> None:

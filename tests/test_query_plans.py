@@ -93,3 +93,4 @@ def readers(store: MetadataStore, upload: Upload) -> None:
     store.version(upload.video_id, 1)
     store.newest_version(upload)
     store.videos(10, "a")
+    store.newest_videos(10, upload.upload_id)

@@ -11,7 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastapi.responses import Response
 from starlette.background import BackgroundTask
@@ -24,6 +24,7 @@ from hls_pipeline.gateway import logs, shapes
 from hls_pipeline.gateway.openapi import Responses, example
 from hls_pipeline.gateway.problems import Refused
 from hls_pipeline.gateway.services import Services
+from hls_pipeline.gateway.webhook_records import Webhook, WebhookRecords
 from hls_pipeline.queue import leases
 from hls_pipeline.queue.requests import INBOX, INGEST, VIDEOS, next_run
 from hls_pipeline.staging import Reading
@@ -87,13 +88,17 @@ def take_in(
     arrival_id: str,
     objects: tuple[DropObject, ...],
     noted: Mapping[str, Reading] | None = None,
+    webhook: Webhook | None = None,
 ) -> Arrival:
     """The package is an upload, and as far on its way as it gets within an answer's time. `noted` are the files whose
-    bytes went through our hands."""
+    bytes went through our hands; `webhook` is told of the upload."""
     bucket = services.settings.s3_media
     drop = Drop(video_id, bucket, prefix(arrival_id), objects, clock.now())
     upload = services.store.receive(drop, clock.now())
     logs.about(video_id=video_id, run_id=upload.upload_id)
+    if webhook is not None:
+        about = replace(webhook, webhook_id=upload.upload_id, upload_id=upload.upload_id)
+        WebhookRecords(services.store).add(about)
     return known(services, _walk(services, upload, noted))
 
 

@@ -52,6 +52,9 @@ class GatewaySettings(Settings):
     bytes_per_hour: int = Field(1 << 40, ge=1, description="bytes one key may upload within an hour")
 
     webhook_private: bool = Field(False, description="webhooks may go to loopback and private addresses")
+    delivery_keep_days: float = Field(
+        30, gt=0, description="the log of what webhooks were sent, and webhooks of single uploads at rest, go then"
+    )
 
 
 def load(**overrides: object) -> GatewaySettings:

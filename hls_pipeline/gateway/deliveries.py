@@ -1,7 +1,8 @@
 """What happens in the background: webhooks are told of changes, and the metrics of stages and estimates are kept.
 
 A delivery is signed: `HLS-Signature: t=SECONDS,v1=HEX` with HEX = HMAC-SHA256(secret, "SECONDS.BODY"). One that is not
-answered by 2xx is sent again with growing pauses, ten times at most; the log of deliveries stays.
+answered by 2xx is sent again with growing pauses, ten times at most; the log of deliveries stays for
+`HLS_DELIVERY_KEEP_DAYS`.
 """
 
 from __future__ import annotations

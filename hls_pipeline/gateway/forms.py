@@ -94,7 +94,11 @@ async def small_body(request: Request, settings: GatewaySettings, most: int) -> 
 
 async def json_body(request: Request, settings: GatewaySettings, model: type[_Model], most: int) -> _Model:
     """Raises Refused: 400 for what does not fit the model, 413 when it is longer than `most` bytes."""
-    data = await small_body(request, settings, most)
+    return parsed(await small_body(request, settings, most), model)
+
+
+def parsed(data: bytes, model: type[_Model]) -> _Model:
+    """Raises Refused (400) for what does not fit the model."""
     try:
         return model.model_validate_json(data)
     except ValidationError as error:

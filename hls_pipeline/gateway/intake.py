@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import IO, Annotated, Any
 
 import anyio
@@ -23,13 +24,14 @@ from fastapi.responses import Response
 
 from hls_pipeline import clock, keys
 from hls_pipeline.errors import Outage, PackageRefused, UsageError
-from hls_pipeline.gateway import arrivals, forms, idempotency, shapes
+from hls_pipeline.gateway import arrivals, forms, idempotency, shapes, webhooks
 from hls_pipeline.gateway.access import Caller, Writer, require_owner
 from hls_pipeline.gateway.forms import Form, Part, PartEnd
 from hls_pipeline.gateway.openapi import refusals
 from hls_pipeline.gateway.problems import Refused
 from hls_pipeline.gateway.s3 import PART, SentPart
 from hls_pipeline.gateway.services import Services, ServicesDep
+from hls_pipeline.gateway.webhook_records import Webhook
 from hls_pipeline.hls.content_types import content_type
 from hls_pipeline.hls.findings import Findings, Report, refuse
 from hls_pipeline.hls.paths import check_paths, path_fault
@@ -43,8 +45,9 @@ from hls_pipeline.uploads import DropObject
 router = APIRouter(prefix="/v1/videos", tags=["upload"])
 
 _SPOOLED_AT_ONCE = 1 << 20
-_FIELD_BYTES = 1024
 _METADATA_BYTES = Limits().metadata_size
+_FIELDS = {"metadata": _METADATA_BYTES, "video_id": 1024, "webhook": 16 << 10}
+"""Fields other than files, and the most bytes they may have."""
 
 _FORM: dict[str, Any] = {
     "requestBody": {
@@ -56,6 +59,7 @@ _FORM: dict[str, Any] = {
                     "properties": {
                         "metadata": {"type": "string", "description": "metadata.json, instead of the package's own"},
                         "video_id": {"type": "string", "pattern": shapes.VIDEO_ID},
+                        "webhook": {"$ref": "#/components/schemas/UploadWebhook", "description": "as JSON"},
                         "package": {"type": "string", "format": "binary", "description": "a zip, tar or tar.gz"},
                         "files": {
                             "type": "array",
@@ -115,10 +119,10 @@ async def _receive(
         began = time.perf_counter()
         await arrival.finish()
         chosen = await run_in_threadpool(arrival.video_id, video_id)
+        webhook = arrival.webhook(caller)
         await run_in_threadpool(check_video, services, caller, chosen)
-        taken = await anyio.to_thread.run_sync(
-            arrivals.take_in, services, chosen, arrival.id, arrival.objects, arrival.noted, limiter=services.staging
-        )
+        take_in = partial(arrivals.take_in, services, chosen, arrival.id, arrival.objects, arrival.noted, webhook)
+        taken = await anyio.to_thread.run_sync(take_in, limiter=services.staging)
         services.metrics.uploads.labels(str(taken.upload.state)).observe(time.perf_counter() - began)
         return arrivals.response(services, taken)
 
@@ -176,7 +180,7 @@ class _Arriving:
             await self._data(event)
 
     def _begin(self, part: Part) -> None:
-        if part.name in ("metadata", "video_id"):
+        if part.name in _FIELDS:
             if part.name in self._fields:
                 raise Refused(400, "bad_form", f"the field {part.name} stands twice in the form")
         elif part.name == "package":
@@ -186,7 +190,9 @@ class _Arriving:
         elif part.name == "files":
             self._begin_file(part.filename or "")
         else:
-            raise Refused(400, "bad_form", "the form has fields other than metadata, video_id, package and files")
+            raise Refused(
+                400, "bad_form", "a form has package or files, metadata, video_id and webhook, and no other field"
+            )
         self._part = part
 
     def _begin_file(self, path: str) -> None:
@@ -211,7 +217,7 @@ class _Arriving:
         elif self._part.name == "package":
             if len(self._buffer) >= _SPOOLED_AT_ONCE:
                 await self._write_spool()
-        elif len(self._buffer) > (_METADATA_BYTES if self._part.name == "metadata" else _FIELD_BYTES):
+        elif len(self._buffer) > _FIELDS[self._part.name]:
             raise Refused(413, "too_large", f"the field {self._part.name} is too large")
 
     async def _end(self) -> None:
@@ -358,6 +364,14 @@ class _Arriving:
             return choose_video_id(given, metadata)
         except UsageError as error:
             raise Refused(400, "bad_video_id", str(error)) from error
+
+    def webhook(self, caller: Caller) -> Webhook | None:
+        """Raises Refused (400)."""
+        field = self._fields.get("webhook")
+        if field is None:
+            return None
+        assert caller.key_id is not None
+        return webhooks.of_upload(self._services, caller.key_id, forms.parsed(field, shapes.UploadWebhook))
 
     async def give_up(self) -> None:
         await asyncio.gather(*self._running, *self._sent, return_exceptions=True)

@@ -36,7 +36,7 @@ _REFUSALS = {
 _BEHIND = (500, 502, 503)
 _KEY = "key"
 _SCHEMAS = "#/components/schemas/{model}"
-_READ_BY_ROUTES = (shapes.Problem, shapes.UploadRequest, webhook_shapes.WebhookRequest)
+_READ_BY_ROUTES = (shapes.Problem, shapes.UploadRequest, shapes.UploadWebhook, webhook_shapes.WebhookRequest)
 """Models that FastAPI does not see, because routes read or write them themselves."""
 
 Responses = dict[int | str, dict[str, Any]]

@@ -65,14 +65,14 @@ def index(
     request: Request, services: ServicesDep, caller: CallerDep, after: str = "", refused: bool = Query(default=False)
 ) -> Response:
     visitor = _visitor(request, services, caller)
-    uploads = services.store.videos(_PER_PAGE, after if keys.is_video_id(after) else "") if visitor.reads else ()
+    uploads = services.store.newest_videos(_PER_PAGE, after[:32]) if visitor.reads else ()
     return _page(
         request,
         services,
         visitor,
         "index.html",
         cards=[_card(upload, services) for upload in uploads],
-        next=uploads[-1].video_id if len(uploads) == _PER_PAGE else None,
+        next=uploads[-1].upload_id if len(uploads) == _PER_PAGE else None,
         refused=refused,
         first=not after,
     )

@@ -18,7 +18,7 @@ from fastapi.responses import JSONResponse, Response
 
 from hls_pipeline import clock, keys
 from hls_pipeline.errors import NotFound, PackageRefused, UsageError
-from hls_pipeline.gateway import arrivals, forms, idempotency, shapes
+from hls_pipeline.gateway import arrivals, forms, idempotency, shapes, webhooks
 from hls_pipeline.gateway.access import Caller, Scope, Writer, require_owner
 from hls_pipeline.gateway.openapi import json_body, refusals
 from hls_pipeline.gateway.problems import Refused
@@ -134,13 +134,17 @@ def _begin(services: Services, caller: Caller, wanted: shapes.UploadRequest) -> 
     except UsageError as error:
         raise Refused(400, "bad_video_id", str(error)) from error
     require_owner(services.records, caller, video_id, now)
+    webhook = None
+    if wanted.webhook is not None:
+        webhooks.of_upload(services, caller.key_id, wanted.webhook)
+        webhook = wanted.webhook.model_dump()
     arrival_id, bucket = secrets.token_hex(16), settings.s3_media
     if metadata is not None:
         services.objects.put(bucket, arrivals.prefix(arrival_id) + keys.METADATA, metadata, "application/json")
         sizes[keys.METADATA] = len(metadata)
     files = tuple(_file(services, arrival_id, path, size) for path, size in sizes.items())
     expires = now + timedelta(seconds=settings.upload_seconds)
-    presigned = Presigned(arrival_id, caller.key_id, video_id, files, now, expires)
+    presigned = Presigned(arrival_id, caller.key_id, video_id, files, now, expires, webhook=webhook)
     services.records.add_presigned(presigned)
     return arrival_id
 
@@ -224,7 +228,11 @@ def _complete(services: Services, presigned: Presigned) -> arrivals.Arrival:
     upload_id = None
     try:
         objects = _join(services, presigned)
-        taken = arrivals.take_in(services, presigned.video_id, presigned.id, objects)
+        webhook = None
+        if presigned.webhook:
+            wanted = shapes.UploadWebhook.model_validate(presigned.webhook)
+            webhook = webhooks.of_upload(services, presigned.key_id, wanted)
+        taken = arrivals.take_in(services, presigned.video_id, presigned.id, objects, webhook=webhook)
         upload_id = taken.upload.upload_id
         return taken
     finally:

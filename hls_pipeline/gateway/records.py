@@ -78,6 +78,8 @@ class Presigned:
     expires_at: datetime
     completed_at: datetime | None = None
     upload_id: str | None = None
+    webhook: dict[str, Any] | None = None
+    """As `shapes.UploadWebhook` has it."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,7 @@ class Records:
             .join(upload, upload.c.video_id == video.c.video_id)
             .outerjoin(version, current)
             .where(video.c.video_id == video_id)
-            .order_by(upload.c.created_at.desc(), upload.c.upload_id)
+            .order_by(upload.c.created_at.desc(), upload.c.upload_id.desc())
             .limit(1)
         )
         with self._store.reading() as db:

@@ -7,7 +7,7 @@ all models.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -324,6 +324,25 @@ class FileToSend(BaseModel):
     size: int = Field(ge=0, description="bytes")
 
 
+Event = Literal["video.processing", "video.ready", "video.failed", "video.cleared", "video.withdrawn"]
+
+
+class UploadWebhook(BaseModel):
+    """Who is to be told of one upload, and of nothing else. The log of its deliveries is under the upload's id."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        json_schema_extra={
+            "examples": [{"url": "https://example.com/hooks/video", "secret": "a-long-secret-of-the-sender"}]
+        },
+    )
+
+    url: str = Field(max_length=2000)
+    secret: str = Field(min_length=16, max_length=64, description="signs the deliveries")
+    events: list[Event] = Field(default_factory=lambda: list(get_args(Event)), min_length=1)
+
+
 class UploadRequest(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
@@ -342,6 +361,7 @@ class UploadRequest(BaseModel):
     files: list[FileToSend] = Field(min_length=1)
     video_id: str | None = Field(None, json_schema_extra={"pattern": VIDEO_ID})
     metadata: dict[str, Any] | None = Field(None, description="metadata.json; leave it out of `files` then")
+    webhook: UploadWebhook | None = Field(None, description="who is to be told of this upload")
 
 
 class Address(BaseModel):

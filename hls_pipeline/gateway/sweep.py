@@ -1,4 +1,4 @@
-"""What senders left behind: uploads that were begun and never completed, and packages a gateway died over.
+"""What senders left behind: uploads that were begun and never completed, packages a gateway died over, old deliveries.
 
 A refused or broken request cleans up after itself at once; this is for what could not.
 """
@@ -11,6 +11,7 @@ from itertools import groupby
 from hls_pipeline import clock
 from hls_pipeline.gateway import arrivals
 from hls_pipeline.gateway.services import Services
+from hls_pipeline.gateway.webhook_records import WebhookRecords
 
 _ABANDONED = timedelta(days=1)
 
@@ -29,3 +30,4 @@ def sweep(services: Services, now: datetime | None = None) -> None:
         if newest < now - _ABANDONED and not services.records.waiting(arrival_id):
             services.objects.remove_all(bucket, arrivals.prefix(arrival_id))
     services.objects.abort_parts(bucket, arrivals.ALL, older_than=now - _ABANDONED)
+    WebhookRecords(services.store).thin(now - timedelta(days=services.settings.delivery_keep_days))

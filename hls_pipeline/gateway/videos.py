@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
@@ -34,19 +34,24 @@ _CONDITIONAL: Responses = {
 }
 
 
-@router.get("", summary="All videos, by id", response_model=shapes.VideoList, responses=refusals(400))
+@router.get(
+    "", summary="All videos, by id or the newest first", response_model=shapes.VideoList, responses=refusals(400)
+)
 def list_videos(
     services: ServicesDep,
     _: Reader,
     limit: Annotated[int, Query(ge=1, le=1000, description="at most so many")] = 100,
     after: Annotated[str, Query(max_length=64, description="`next` of the page before")] = "",
+    order: Annotated[Literal["id", "newest"], Query(description="`newest`: by the newest arrival of each")] = "id",
 ) -> dict[str, Any]:
     if after and not keys.is_video_id(after):
-        raise Refused(400, "bad_request", "after is no video id")
-    uploads = services.store.videos(limit, after)
+        raise Refused(400, "bad_request", "after is not from the page before")
+    page = services.store.videos if order == "id" else services.store.newest_videos
+    uploads = page(limit, after)
+    last = uploads[-1] if len(uploads) == limit else None
     return {
         "videos": [progress.about(upload, services.store) for upload in uploads],
-        "next": uploads[-1].video_id if len(uploads) == limit else None,
+        "next": last and (last.video_id if order == "id" else last.upload_id),
     }
 
 

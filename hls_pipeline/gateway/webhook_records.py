@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from hls_pipeline import clock, tables
 from hls_pipeline.errors import NotFound
 from hls_pipeline.metadata_store import MetadataStore, rows
-from hls_pipeline.uploads import State
+from hls_pipeline.uploads import IN_WORK, State
 
 EVENTS = {
     State.STAGED: "video.processing",
@@ -23,6 +23,9 @@ EVENTS = {
     State.CLEARED: "video.cleared",
     State.WITHDRAWN: "video.withdrawn",
 }
+
+_GOES_ON = IN_WORK | {State.PUBLISHED, State.FAILED}
+"""States after which something is sure to be told, or may be."""
 
 _LATE_COMMITS = 200
 """State changes that are looked at again: PostgreSQL may show a lower number after a higher one."""
@@ -37,7 +40,9 @@ class Webhook:
     secret: str
     events: tuple[str, ...]
     created_at: datetime
-    seen: int
+    seen: int = 0
+    upload_id: str | None = None
+    """Told of this upload alone, whose id it has."""
 
 
 @dataclass(frozen=True)
@@ -69,16 +74,18 @@ class WebhookRecords:
         self._store = store
 
     def add(self, webhook: Webhook) -> None:
+        """Added again, it stays as it is."""
         with self._store.writing() as db:
             newest = db.execute(sa.select(sa.func.max(tables.state_change.c.id))).scalar() or 0
             values = {**asdict(webhook), "events": list(webhook.events), "seen": newest}
-            db.execute(sa.insert(tables.webhook).values(**values))
+            rows.insert_new(db, tables.webhook, **values)
 
     def of_key(self, key_id: str) -> tuple[Webhook, ...]:
+        """Without those of single uploads."""
         table = tables.webhook
+        query = sa.select(table).filter_by(key_id=key_id, upload_id=None).order_by(table.c.created_at)
         with self._store.reading() as db:
-            rows = db.execute(sa.select(table).filter_by(key_id=key_id).order_by(table.c.created_at))
-            return tuple(_webhook(row) for row in rows)
+            return tuple(_webhook(row) for row in db.execute(query))
 
     def webhook(self, webhook_id: str) -> Webhook:
         """Raises NotFound."""
@@ -112,16 +119,38 @@ class WebhookRecords:
 
     def enqueue(self, now: datetime) -> int:
         """Every change that a webhook wants to hear of has a delivery, due now; how many are new."""
-        made = 0
+        made, hook, change = 0, tables.webhook, tables.state_change
+        own_news = sa.exists().where(change.c.upload_id == hook.c.upload_id, change.c.id > hook.c.seen)
         with self._store.reading() as db:
-            wanted = sa.select(tables.webhook).where(_key_in_use(now))
+            wanted = sa.select(hook).where(_key_in_use(now), hook.c.upload_id.is_(None) | own_news)
             hooks = [_webhook(row) for row in db.execute(wanted)]
         newest = self.newest_change() if hooks else 0
-        for hook in hooks:
-            if hook.seen < newest:
+        for one in hooks:
+            if one.seen < newest:
                 with self._store.writing() as db:
-                    made += _enqueue(db, hook, now)
+                    made += _enqueue(db, one, now)
         return made
+
+    def thin(self, before: datetime) -> int:
+        """Deliveries from before that moment which nobody waits for are gone, and webhooks of uploads at rest since
+        then; says how many deliveries. What `enqueue` looks at again stays, or it would be told again."""
+        delivery, hook, upload = tables.delivery, tables.webhook, tables.upload
+        looked_at = sa.select(hook.c.seen - _LATE_COMMITS).where(hook.c.webhook_id == delivery.c.webhook_id)
+        at_rest = sa.select(upload.c.upload_id).where(upload.c.state.not_in(_GOES_ON), upload.c.updated_at < before)
+        ended = sa.select(hook.c.webhook_id).where(
+            hook.c.upload_id.in_(at_rest),
+            ~sa.exists().where(delivery.c.webhook_id == hook.c.webhook_id, delivery.c.due_at.is_not(None)),
+        )
+        old = delivery.c.created_at < before, delivery.c.due_at.is_(None)
+        with self._store.writing() as db:
+            over = db.execute(ended).scalars().all()
+            own = delivery.c.webhook_id.in_(over)
+            gone = db.execute(
+                sa.delete(delivery).where(own | (delivery.c.state_change <= looked_at.scalar_subquery()), *old)
+            ).rowcount
+            left = sa.exists().where(delivery.c.webhook_id == hook.c.webhook_id)
+            db.execute(sa.delete(hook).where(hook.c.webhook_id.in_(over), ~left))
+        return gone
 
     # ---- sending ----------------------------------------------------------------------------------------------
 
@@ -180,7 +209,7 @@ def _enqueue(db: sa.Connection, hook: Webhook, now: datetime) -> int:
     after = max(0, hook.seen - _LATE_COMMITS)
     told = sa.select(table.c.state_change).filter_by(webhook_id=hook.webhook_id).where(table.c.state_change > after)
     known = set(db.execute(told).scalars())
-    found = _changes(db, after, 1000)
+    found = _changes(db, after, 1000, hook.upload_id)
     wanted = [
         change
         for change in found
@@ -224,7 +253,7 @@ def _body(delivery_id: str, event: str, change: StateChange) -> str:
     )
 
 
-def _changes(db: sa.Connection, after: int, limit: int) -> tuple[StateChange, ...]:
+def _changes(db: sa.Connection, after: int, limit: int, upload_id: str | None = None) -> tuple[StateChange, ...]:
     change, upload, video = tables.state_change, tables.upload, tables.video
     query = (
         sa.select(change, upload.c.video_id, upload.c.revision, video.c.owner)
@@ -234,6 +263,8 @@ def _changes(db: sa.Connection, after: int, limit: int) -> tuple[StateChange, ..
         .order_by(change.c.id)
         .limit(limit)
     )
+    if upload_id:
+        query = query.where(change.c.upload_id == upload_id)
     return tuple(
         StateChange(row.id, row.upload_id, row.video_id, row.owner, row.revision, State(row.state), row.time)
         for row in db.execute(query)

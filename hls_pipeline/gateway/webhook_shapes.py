@@ -6,10 +6,8 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from hls_pipeline.gateway.shapes import TIME, UPLOAD, example
+from hls_pipeline.gateway.shapes import TIME, UPLOAD, Event, example
 from hls_pipeline.uploads import State
-
-Event = Literal["video.processing", "video.ready", "video.failed", "video.cleared", "video.withdrawn"]
 
 
 class WebhookRequest(BaseModel):

@@ -17,6 +17,7 @@ from hls_pipeline.gateway.access import Caller, Writer
 from hls_pipeline.gateway.openapi import json_body, refusals
 from hls_pipeline.gateway.problems import Refused
 from hls_pipeline.gateway.services import Services, ServicesDep
+from hls_pipeline.gateway.shapes import UploadWebhook
 from hls_pipeline.gateway.webhook_records import Webhook, WebhookRecords
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
@@ -36,14 +37,24 @@ _PER_KEY = 50
 )
 async def make(request: Request, services: ServicesDep, caller: Writer) -> Response:
     wanted = await forms.json_body(request, services.settings, shapes.WebhookRequest, _MOST_BYTES)
-    try:
-        outbound.check_url(wanted.url, private=services.settings.webhook_private)
-    except UsageError as error:
-        raise Refused(400, "bad_webhook", str(error)) from error
+    _check_url(services, wanted.url)
     if wanted.video_id is not None and not keys.is_video_id(wanted.video_id):
         raise Refused(400, "bad_video_id", "this is no video id")
     hook = await run_in_threadpool(_make, services, caller, wanted)
     return JSONResponse({**_about(hook), "secret": hook.secret}, 201)
+
+
+def of_upload(services: Services, key_id: str, wanted: UploadWebhook) -> Webhook:
+    """As `arrivals.take_in` adds it to the upload. Raises Refused (400)."""
+    _check_url(services, wanted.url)
+    return Webhook("", key_id, None, wanted.url, wanted.secret, tuple(wanted.events), clock.now())
+
+
+def _check_url(services: Services, url: str) -> None:
+    try:
+        outbound.check_url(url, private=services.settings.webhook_private)
+    except UsageError as error:
+        raise Refused(400, "bad_webhook", str(error)) from error
 
 
 def _make(services: Services, caller: Caller, wanted: shapes.WebhookRequest) -> Webhook:
@@ -59,13 +70,12 @@ def _make(services: Services, caller: Caller, wanted: shapes.WebhookRequest) -> 
         secret=secrets.token_hex(32),
         events=tuple(wanted.events),
         created_at=clock.now(),
-        seen=0,
     )
     records.add(hook)
     return hook
 
 
-@router.get("", summary="The webhooks of this key", response_model=shapes.Webhooks)
+@router.get("", summary="The webhooks of this key; not those of single uploads", response_model=shapes.Webhooks)
 def list_webhooks(services: ServicesDep, caller: Writer) -> dict[str, Any]:
     return {"webhooks": [_about(hook) for hook in WebhookRecords(services.store).of_key(caller.key_id or "")]}
 

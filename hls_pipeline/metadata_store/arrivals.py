@@ -106,6 +106,24 @@ class Arrivals(Database):
         with self._read() as db:
             return tuple(rows.upload(row) for row in db.execute(query))
 
+    def newest_videos(self, limit: int = 100, after: str = "") -> tuple[Upload, ...]:
+        """The newest upload of each video, the latest arrival first; `after` is the id of the last upload seen."""
+        upload, newer = tables.upload, tables.upload.alias("newer")
+        when = sa.tuple_(upload.c.created_at, upload.c.upload_id)
+        query = rows.uploads().where(
+            ~sa.exists().where(
+                newer.c.video_id == upload.c.video_id, sa.tuple_(newer.c.created_at, newer.c.upload_id) > when
+            )
+        )
+        if after:
+            last = tables.upload.alias("last")
+            query = query.where(
+                when < sa.select(last.c.created_at, last.c.upload_id).where(last.c.upload_id == after).scalar_subquery()
+            )
+        with self._read() as db:
+            ordered = query.order_by(upload.c.created_at.desc(), upload.c.upload_id.desc()).limit(limit)
+            return tuple(rows.upload(row) for row in db.execute(ordered))
+
     def history(self, upload_id: str) -> tuple[tuple[State, datetime, str | None], ...]:
         """(state, since, run id) of an upload, in order."""
         changes = tables.state_change

@@ -12,17 +12,24 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
+from prometheus_client import generate_latest
 
-from hls_pipeline import clock
-from hls_pipeline.errors import UsageError
+from hls_pipeline import clock, tables
+from hls_pipeline.errors import NotFound, UsageError
 from hls_pipeline.gateway import access, outbound
 from hls_pipeline.gateway.access import Scope
+from hls_pipeline.gateway.deliveries import Observer, signature
 from hls_pipeline.gateway.records import Records
+from hls_pipeline.gateway.services import connect
 from hls_pipeline.gateway.webhook_records import Webhook, WebhookRecords
 from tests.gateway.conftest import Gateway
-from tests.services import World, package, wait_until
+from tests.gateway.test_intake import as_files, leftovers, post
+from tests.gateway.test_presigned import begin, complete, put_all
+from tests.services import World, package, published, wait_until
 
 
 @dataclass
@@ -225,9 +232,97 @@ def test_the_webhooks_of_others_are_not_there(gateway: Gateway) -> None:
 
 def test_metrics_show_requests_stages_and_how_far_estimates_were_off(gateway: Gateway) -> None:
     gateway.get("/v1/videos")
-    gateway.world.publish_package("film", package("film"))
-    wait_until(lambda: "hls_estimate_off_seconds_count 1.0" in gateway.get("/metrics").text, "the estimate")
     text = gateway.get("/metrics").text
     assert 'hls_gateway_request_seconds_count{method="GET",route="/v1/videos",status="200"} 1.0' in text
-    assert 'hls_stage_seconds_count{state="staged"} 1.0' in text
     assert gateway.key not in text
+    services = connect(gateway.settings)
+    observer = Observer(services)  # the gateway's own looks when it likes
+    observer.look()
+    gateway.world.publish_package("film", package("film"))
+    observer.look()
+    text = generate_latest(services.metrics.registry).decode()
+    assert "hls_estimate_off_seconds_count 1.0" in text
+    assert 'hls_stage_seconds_count{state="staged"} 1.0' in text
+
+
+# ---- of one upload --------------------------------------------------------------------------------------------------
+
+
+def named(url: str) -> dict[str, Any]:
+    return {"url": url, "secret": "sixteen letters and more"}
+
+
+def told(receiver: Receiver) -> set[tuple[str, str]]:
+    bodies = [json.loads(body) for _, body in receiver.got]
+    return {(body["video_id"], body["event"]) for body in bodies}
+
+
+@pytest.mark.parametrize("way", ["form", "presigned"])
+def test_a_webhook_named_with_an_upload_is_told_of_that_one_alone(
+    gateway_with: Callable[..., Gateway], receiver: Receiver, way: str
+) -> None:
+    gateway = gateway_with(webhook_private=True)
+    if way == "form":
+        parts = [("webhook", (None, json.dumps(named(receiver.url)))), *as_files(package("film"))]
+        answer = post(gateway, parts, "?video_id=film")
+    else:
+        files = published(package("film"))
+        begun = begin(gateway, files, video_id="film", webhook=named(receiver.url)).json()
+        put_all(begun, files)
+        answer = complete(gateway, begun["id"])
+        assert complete(gateway, begun["id"]).status_code == 202
+    assert answer.status_code == 202
+    upload_id = answer.headers["Upload-Id"]
+    gateway.world.walk(gateway.world.store.upload(upload_id))
+    gateway.world.publish_package("film", package("other"))
+    wait_until(lambda: len(receiver.got) == 2, "two deliveries")
+    assert told(receiver) == {("film", "video.processing"), ("film", "video.ready")}
+    assert {json.loads(body)["upload_id"] for _, body in receiver.got} == {upload_id}
+    headers, body = receiver.got[0]
+    seconds = headers["HLS-Signature"].removeprefix("t=").partition(",")[0]
+    assert headers["HLS-Signature"] == signature(named("")["secret"], body, int(seconds))
+    log = gateway.ask("GET", f"/v1/webhooks/{upload_id}/deliveries", headers=gateway.bearer).json()["deliveries"]
+    assert [item["event"] for item in log] == ["video.ready", "video.processing"]
+    assert gateway.ask("GET", "/v1/webhooks", headers=gateway.bearer).json() == {"webhooks": []}
+
+
+@pytest.mark.parametrize(
+    "webhook",
+    [
+        '{"url": "http://169.254.169.254/", "secret": "sixteen letters and more"}',
+        '{"url": "https://example.com/", "secret": "short"}',
+        "https://example.com/",
+    ],
+)
+def test_an_upload_that_names_a_bad_webhook_is_refused_and_leaves_nothing(gateway: Gateway, webhook: str) -> None:
+    answer = post(gateway, [*as_files(package("film")), ("webhook", (None, webhook))], "?video_id=film")
+    assert answer.status_code == 400
+    assert leftovers(gateway) == set()
+    assert gateway.world.store.uploads_of("film") == ()
+    if webhook.startswith("{"):
+        assert begin(gateway, package("film"), webhook=json.loads(webhook)).status_code == 400
+
+
+def test_the_log_of_deliveries_is_thinned_and_nothing_is_told_twice_for_it(gateway: Gateway) -> None:
+    world, records = gateway.world, WebhookRecords(gateway.world.store)
+    url, now = "http://127.0.0.1:9/hook", clock.now()
+    key_id = gateway.records.all_keys()[0].key_id
+    records.add(Webhook("a" * 32, key_id, None, url, "secret", ("video.processing", "video.cleared"), now))
+    video = world.publish_package("film", package("film"))
+    records.add(Webhook(video.upload_id, key_id, None, url, "s", ("video.cleared",), now, upload_id=video.upload_id))
+    world.step("clear_temp_storage", video, "clear:test")
+    later = clock.now() + timedelta(days=31)
+    wait_until(lambda: records.deliveries("a" * 32)[1:] and records.deliveries(video.upload_id), "the deliveries")
+    assert records.thin(later) == 0, "somebody waits for them"
+    for hook in ("a" * 32, video.upload_id):
+        for delivery in records.deliveries(hook):
+            records.not_delivered(delivery.delivery_id, "given up", None)
+    assert records.thin(now) == 0, "they are young"
+    assert records.thin(later) == 1, "that of the upload; the others would be made again"
+    with pytest.raises(NotFound):
+        records.webhook(video.upload_id)
+    assert len(records.deliveries("a" * 32)) == 2
+    with world.store.writing() as db:
+        db.execute(sa.update(tables.webhook).values(seen=10_000))
+    assert records.thin(later) == 2
+    assert records.deliveries("a" * 32) == ()
