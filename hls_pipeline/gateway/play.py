@@ -51,6 +51,10 @@ _ANSWERS: Responses = {
     307: {"description": "with HLS_PLAY=redirect: media is at a presigned S3 address, or at an IPFS gateway"},
 }
 
+_KNOWN_ENDS = {"video/mp2t": ".m2ts", "video/mp4": ".mp4"}
+"""An IPFS gateway tells the type by the end of the name and its machine's table. In Debian's, `.ts` are translations of
+Qt programs, and `.m4s` is nothing."""
+
 Origin = Callable[[int, int], Iterator[bytes]]
 """Gives bytes from start to before end."""
 
@@ -107,7 +111,8 @@ def _find(services: Services, video_id: str, path: str) -> Playable:
 def _send(request: Request, services: Services, video_id: str, found: Playable, headers: dict[str, str]) -> Response:
     size, kind = found.file.size, found.file.content_type
     try:
-        span = ranges.parse(request.headers.get("range"), request.headers.get("if-range"), headers["ETag"], size)
+        asked = request.headers.get("range") if request.method == "GET" else None  # RFC 9110, 14.2
+        span = ranges.parse(asked, request.headers.get("if-range"), headers["ETag"], size)
     except ranges.Unsatisfiable:
         return problem(
             416,
@@ -132,7 +137,7 @@ def _redirect(services: Services, found: Playable, immutable: bool) -> Response:
     settings, file = services.settings, found.file
     if found.state in _ON_IPFS:
         gateway = settings.public_ipfs_gateway or settings.ipfs_gateway_urls[0]
-        name = quote(file.path.rpartition("/")[2], safe="")
+        name = quote(file.path.rpartition("/")[2] + _KNOWN_ENDS.get(file.content_type, ""), safe="")
         address, seconds = f"{gateway.rstrip('/')}/ipfs/{file.cid}?filename={name}", 60
     else:
         assert file.key is not None
