@@ -12,6 +12,7 @@ import os
 import signal
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,8 +30,8 @@ from hls_pipeline import clock, metadata_store, object_store
 from hls_pipeline.errors import Outage
 from hls_pipeline.metadata_store import MetadataStore
 from hls_pipeline.queue import broker, leases
-from hls_pipeline.queue.instance import fail_lost_run, keep_connections
-from hls_pipeline.queue.requests import PARTITION_TAG, UPLOAD_TAG
+from hls_pipeline.queue.instance import fail_lost_run, keep_connections, launch_again
+from hls_pipeline.queue.requests import UPLOAD_TAG
 from hls_pipeline.queue.shared import Budget, Flag
 from hls_pipeline.settings import Settings
 
@@ -78,8 +79,9 @@ class Executor:
             return
         if run.status not in _BEGUN:
             with self._room(run, queue):
-                if self.status(run_id) is run.status:
-                    self._execute(run)
+                watch = _Watch(self, run)
+                if watch.claim() and self.status(run_id) is run.status:
+                    self._execute(watch)
                 else:
                     self._look_again(run_id, queue)
         elif looked and not leases.at_work(self.store, run_id, clock.now()):
@@ -111,11 +113,14 @@ class Executor:
         finally:
             self.budget.give_back(self.child)
 
-    def _execute(self, run: DagsterRun) -> None:
-        with _interruptible(), _Watch(self, run) as watch:
-            _execute_run_command_body(run.run_id, self.instance, lambda _: None, set_exit_code_on_failure=True)
+    def _execute(self, watch: _Watch) -> None:
+        run_id = watch.run.run_id
+        with _interruptible(), watch:
+            _execute_run_command_body(run_id, self.instance, lambda _: None, set_exit_code_on_failure=True)
         if watch.handed_back:
-            leases.hand_back(self.store, run.run_id)
+            leases.hand_back(self.store, run_id)
+            if UPLOAD_TAG not in watch.run.tags:
+                launch_again(self.instance, watch.run)
         if watch.interrupted:
             raise SystemExit  # a process that was interrupted anywhere ends; its message comes back and finds the end
 
@@ -144,10 +149,15 @@ class _Watch:
     run: DagsterRun
     interrupted: bool = False
     handed_back: bool = False
+    _worker: str = field(default_factory=lambda: str(uuid.uuid4()))
     _over: threading.Event = field(default_factory=threading.Event)
 
+    def claim(self) -> bool:
+        """Whether the run is ours, and stays so for the time of a lease."""
+        seconds = self.executor.settings.lease_seconds
+        return leases.claim(self.executor.store, self.run.run_id, self._worker, clock.now(), seconds)
+
     def __enter__(self) -> _Watch:
-        self._show()
         self._thread = threading.Thread(target=self._look, name=f"watch-{self.run.run_id}", daemon=True)
         self._thread.start()
         return self
@@ -155,13 +165,11 @@ class _Watch:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
-        if self._alone:
-            leases.hide(self.executor.store, self.run.run_id)
+        leases.hide(self.executor.store, self.run.run_id)
 
     def _look(self) -> None:
         while not self._over.wait(_LOOK_SECONDS):
             try:
-                self._show()
                 if self._must_end():
                     self.interrupted = True
                     os.kill(os.getpid(), signal.SIGINT)
@@ -169,21 +177,13 @@ class _Watch:
             except DATABASE_IS_AWAY as error:
                 _log.warning("run %s: cannot look whether it was terminated: %s", self.run.run_id, error)
 
-    @property
-    def _alone(self) -> bool:
-        """Whether no lease of a video says that the run is at work."""
-        return PARTITION_TAG not in self.run.tags
-
-    def _show(self) -> None:
-        if self._alone:
-            until = clock.now() + timedelta(seconds=self.executor.settings.lease_seconds)
-            leases.show(self.executor.store, self.run.run_id, until)
-
     def _must_end(self) -> bool:
+        if not self.claim():
+            os._exit(1)  # frozen for longer than a lease: whatever this process would still say of the run is wrong
         status = self.executor.status(self.run.run_id)
         if status is DagsterRunStatus.STARTED and self.executor.stopping.is_set():
             self.handed_back = True
-            then = "the upload goes on in another" if UPLOAD_TAG in self.run.tags else "launch the run again"
+            then = "the upload goes on in another" if UPLOAD_TAG in self.run.tags else "another run does it again"
             self.executor.instance.report_run_canceling(self.run, f"The worker stops; {then}.")
             return True
         return status in _ENDED_FROM_OUTSIDE

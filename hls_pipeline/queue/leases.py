@@ -1,36 +1,42 @@
 """What the leases in the metadata store say of a run: whether its worker lives, and that its video is free again.
 
-A run holds the lease of its video from its first step to its last and renews it while it works (`work.py`), so the
-lease tells a worker that died from one that only lost its connection to the broker. A run that is about no video, such
-as a re-pin, is shown to be at work by its worker.
+A run holds the lease of its video from its first step to its last and renews it while it works (`work.py`). The run
+itself, also one that is about no video, such as a re-pin, belongs to the one worker that claimed it and shows that it
+is at work; this tells a worker that died from one that only lost its connection to the broker, and a message that came
+twice finds the run taken.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
 from hls_pipeline import clock, tables
 from hls_pipeline.metadata_store import PATH, MetadataStore
+from hls_pipeline.metadata_store.rows import insert_new
 
 _lease, _upload, _shown = tables.video_lease, tables.upload, tables.checkpoint
 
 
 def at_work(store: MetadataStore, run_id: str, now: datetime) -> bool:
     """Whether the run's worker has shown itself within the lease's time. Raises Outage."""
-    held = sa.select(_lease.c.video_id).where(_holder_is(run_id), _lease.c.expires_at > now)
     shown = sa.select(_shown.c.name).where(_shown.c.name == _name(run_id), _shown.c.time > now)
     with store.reading() as db:
-        return any(db.execute(query).first() is not None for query in (held, shown))
+        return db.execute(shown).first() is not None
 
 
-def show(store: MetadataStore, run_id: str, until: datetime) -> None:
-    """A run without a video is at work, and counts as such until then. Raises Outage."""
+def claim(store: MetadataStore, run_id: str, worker: str, now: datetime, seconds: float) -> bool:
+    """Whether the run is the worker's now, for so many seconds: nobody else has shown to be at work on it, or `worker`
+    has had it all along. Raises Outage."""
+    until = now + timedelta(seconds=seconds)
+    mine = _shown.c.content == {"worker": worker}
     with store.writing() as db:
-        if not db.execute(sa.update(_shown).filter_by(name=_name(run_id)).values(time=until)).rowcount:
-            db.execute(sa.insert(_shown).values(name=_name(run_id), time=until, content={}))
+        if insert_new(db, _shown, name=_name(run_id), time=until, content={"worker": worker}):
+            return True
+        taken = sa.update(_shown).where(_shown.c.name == _name(run_id), mine | (_shown.c.time <= now))
+        return bool(db.execute(taken.values(time=until, content={"worker": worker})).rowcount)
 
 
 def hide(store: MetadataStore, run_id: str) -> None:

@@ -3,7 +3,7 @@
 PAUSING_WORKER_AT is `{behaviour}:{step}`: `hold:publish` waits at the start of `publish` as long as the file `hold` is
 in PAUSING_WORKER_FOLDER, and says so with a file `held`; `die:publish` kills the process each time it works on a video
 named poison, `die-once:*` once in each step. `hold:thin` waits in the job that thins Dagster's history, which is about
-no video.
+no video. Several steps are separated by commas.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ STEPS = ("stage", "write_s3_manifest", "publish", "write_ipfs_manifest", "finali
 
 
 def prepare(behaviour: str, step: str, folder: Path) -> None:
-    if step == "thin":
-        retention.thin = thinning(retention.thin, folder)
-        return
-    for name in STEPS if step == "*" else (step,):
-        setattr(steps, name, wrapped(getattr(steps, name), name, behaviour, folder))
+    for name in STEPS if step == "*" else step.split(","):
+        if name == "thin":
+            retention.thin = thinning(retention.thin, folder)
+        else:
+            setattr(steps, name, wrapped(getattr(steps, name), name, behaviour, folder))
 
 
 def wrapped(work: Callable[..., Any], name: str, behaviour: str, folder: Path) -> Callable[..., Any]:

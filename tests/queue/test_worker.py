@@ -6,16 +6,20 @@ from __future__ import annotations
 import json
 import os
 import signal
+from datetime import timedelta
 from urllib.request import urlopen
 
 import pytest
-from dagster import DagsterRunStatus
+from dagster import DagsterEventType, DagsterRunStatus
+from dagster._core.storage.tags import BACKFILL_ID_TAG, PARENT_RUN_ID_TAG
 
-from hls_pipeline.queue import broker
+from hls_pipeline import clock
+from hls_pipeline.queue import broker, leases
+from hls_pipeline.queue.requests import VIDEOS
 from hls_pipeline.uploads import State
 from tests.queue.conftest import Installation
 from tests.queue.pausing_worker import STEPS
-from tests.services import free_ports, package, wait_until
+from tests.services import World, free_ports, package, wait_until
 
 
 def test_a_package_goes_through_the_queue_to_its_final_document_and_is_cleared(
@@ -126,3 +130,60 @@ def test_workers_are_replaced_one_by_one_without_losing_or_failing_anything(
     for video_id in videos:
         installation.assert_published_once(video_id)
     assert DagsterRunStatus.FAILURE not in {run.status for run in installation.ended_runs()}
+
+
+def test_a_run_that_no_sensor_asks_for_goes_on_when_its_worker_stops(
+    installation: Installation, request: pytest.FixtureRequest
+) -> None:
+    """A re-pin was cancelled until the next night, and a video of a backfill for good."""
+    walked = installation.world.walk(installation.world.drop("v", package(request.node.name)))
+    installation.instance.add_dynamic_partitions(VIDEOS, ["v"])
+    nightly = installation.launch("thin_history")
+    by_hand = installation.launch("clear", walked.video_id, {BACKFILL_ID_TAG: "b"})
+    slow = installation.start_worker(
+        "--queues",
+        "light,upkeep",
+        at="hold:thin,clear_temp_storage",
+        HLS_WORKER_STOP_SECONDS="0",
+        HLS_LEASE_SECONDS="60",
+    )
+    wait_until(lambda: len(installation.runs(DagsterRunStatus.STARTED)) == 2, "both to be at work", 40)
+    slow.send_signal(signal.SIGTERM)
+    assert slow.wait(30) == 0, installation.log()
+    installation.release()
+    installation.start_worker(HLS_LEASE_SECONDS="60")
+    runs = {run.tags.get(PARENT_RUN_ID_TAG): run for run in installation.ended_runs()}
+    for first in (nightly, by_hand):
+        assert installation.status(first) is DagsterRunStatus.CANCELED
+        assert runs[first].status is DagsterRunStatus.SUCCESS
+    assert runs[by_hand].tags[BACKFILL_ID_TAG] == "b"
+    assert len(installation.runs()) == 4
+    assert installation.state("v") is State.CLEARED
+
+
+def test_a_run_whose_message_comes_twice_at_once_is_executed_once(installation: Installation) -> None:
+    """Both workers found it not begun yet, and began it: one in four of these."""
+    for _ in range(2):
+        installation.start_worker("--queues", "upkeep")
+    runs = []
+    for _ in range(12):
+        runs.append(installation.launch("thin_history"))
+        broker.send(installation.settings, runs[-1], broker.UPKEEP)
+    assert {run.status for run in installation.ended_runs()} == {DagsterRunStatus.SUCCESS}
+    started = [installation.instance.all_logs(run, of_type=DagsterEventType.RUN_START) for run in runs]
+    assert [len(events) for events in started] == [1] * len(runs)
+
+
+def test_a_run_belongs_to_the_worker_that_claimed_it_until_it_stops_showing_itself(world: World) -> None:
+    def claimed(worker: str, after: float) -> bool:
+        return leases.claim(world.store, "run", worker, now + timedelta(seconds=after), 60)
+
+    now = clock.now()
+    assert claimed("first", 0)
+    assert not claimed("second", 1)
+    assert claimed("first", 50)
+    assert not claimed("second", 109)
+    assert claimed("second", 111)
+    assert not claimed("first", 112), "it was frozen"
+    leases.hide(world.store, "run")
+    assert not leases.at_work(world.store, "run", now)
