@@ -96,3 +96,13 @@ def test_the_example_names_all_that_the_dagster_files_want() -> None:
     assert len(wanted) >= 7
     assert wanted <= set(as_a_shell_reads_it())
     assert wanted <= set(compose()["x-environment"])
+
+
+def test_dagsters_chart_is_told_the_same_launcher_and_coordinator_as_our_own_instance() -> None:
+    """A backfill there would have filled the workers, and creators' packages would have waited behind all of it."""
+    ours = yaml.safe_load((PROJECT / "dagster.yaml").read_text())
+    values = yaml.safe_load((DEPLOY / "dagster-helm-values.yaml").read_text())
+    coordinator = values["dagsterDaemon"]["runCoordinator"]["config"]["customRunCoordinator"]
+    launcher = values["runLauncher"]["config"]["customRunLauncher"]
+    assert coordinator == ours["run_coordinator"]
+    assert launcher == {"config": {}, **ours["run_launcher"]}
