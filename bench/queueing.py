@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from hls_pipeline import keys, metadata_store, object_store, tables
 from hls_pipeline.local import processes
 from hls_pipeline.local.data_folder import settings_of
 from hls_pipeline.settings import load
-from hls_pipeline.uploads import State
+from hls_pipeline.uploads import IN_WORK, State
 from tests.services import TO_FINAL, World, package, wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -218,31 +218,36 @@ class Feed:
     """Keeps `IN_FLIGHT` packages on their way."""
 
     world: World
-    dropped: int = 0
     cleared: int = 0
-
-    def __post_init__(self) -> None:
-        self._before = self._count(State.CLEARED)
+    lost: int = 0
+    on_their_way: set[str] = field(default_factory=set)
 
     def until(self, cleared: int, deadline: float = math.inf) -> bool:
         """Whether so many are cleared before the deadline."""
         while self.cleared < cleared:
             if time.monotonic() > deadline:
                 return False
-            for _ in range(IN_FLIGHT - (self.dropped - self.cleared)):
-                self.world.mark(new_video(self.world))
-                self.dropped += 1
+            while len(self.on_their_way) < IN_FLIGHT:
+                video_id = new_video(self.world)
+                self.world.mark(video_id)
+                self.on_their_way.add(video_id)
             time.sleep(0.25)
-            self.cleared = self._count(State.CLEARED) - self._before
+            self.look()
         return True
 
-    def lost(self) -> int:
-        return self._count(State.FAILED, State.REJECTED, State.SUPERSEDED)
+    def drain(self) -> None:
+        while self.on_their_way:
+            time.sleep(0.25)
+            self.look()
 
-    def _count(self, *states: State) -> int:
-        query = sa.select(sa.func.count()).where(tables.upload.c.state.in_(states))
+    def look(self) -> None:
+        upload = tables.upload.c
+        query = sa.select(upload.video_id, upload.state).where(upload.video_id.in_(self.on_their_way))
         with self.world.store.reading() as db:
-            return int(db.execute(query).scalar_one())
+            ended = [row for row in db.execute(query) if row.state not in {*IN_WORK, State.PUBLISHED}]
+        self.on_their_way -= {row.video_id for row in ended}
+        self.cleared += sum(row.state == State.CLEARED for row in ended)
+        self.lost += sum(row.state != State.CLEARED for row in ended)
 
 
 @dataclass(frozen=True)
