@@ -6,8 +6,9 @@ import contextlib
 import json
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -90,17 +91,84 @@ def test_a_run_that_was_published_although_the_broker_fell_silent_is_not_done_tw
         assert sorted(ingested) == ["CANCELED", "SUCCESS"]
 
 
-@contextmanager
-def falling_silent(port: int, silent: threading.Event) -> Iterator[int]:
+def test_a_message_in_the_middle_of_which_rabbitmq_dies_is_done_once_when_it_is_back(
+    world_on_postgres: World,
+    rabbit: RabbitServer,
+    dagster_home: dict[str, str],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    """Half of it has arrived, or all of it and nobody was told."""
+    death = Death()
+    with (
+        between(rabbit.ports["amqp"], death.pass_on) as port,
+        installed(
+            world_on_postgres, rabbit.url.replace(f":{rabbit.ports['amqp']}", f":{port}"), dagster_home, tmp_path
+        ) as installation,
+    ):
+        installation.launch("clear", "none")  # whose connection is used again
+        for video_id, share in (("half", 0.5), ("all", 1.0)):
+            installation.drop(video_id, package(request.node.name + video_id))
+            death.comes_after = share
+            installation.look()
+            assert death.came, "in the middle of the message"
+            assert installation.look() == [], "nothing is asked for as long as it is away"
+            death.is_over()
+        for video_id in ("half", "all"):
+            installation.make_due(video_id)
+        installation.start_worker()
+        installation.look_until(
+            lambda: all(installation.state(video_id) is State.CLEARED for video_id in ("half", "all")), "both", 120
+        )
+        for video_id in ("half", "all"):
+            installation.assert_published_once(video_id)
+        ingested = [run.status.value for run in installation.ended_runs() if run.job_name == "ingest"]
+        assert sorted(ingested) == ["CANCELED", "CANCELED", "SUCCESS", "SUCCESS"], "each once, with another run"
+
+
+@dataclass
+class Death:
+    """Of a broker, as those who talk to it see it: in the middle of a run's message, and until it `is_over`."""
+
+    comes_after: float | None = None
+    """Share of the message that still arrives."""
+    came: bool = False
+
+    def pass_on(self, data: bytes, target: socket.socket, from_server: bool) -> None:
+        if self.comes_after and broker.EXECUTE_RUN.encode() in data and not from_server:
+            target.sendall(data[: round(len(data) * self.comes_after)])
+            self.comes_after, self.came = None, True
+        if self.came:
+            raise ConnectionError
+        target.sendall(data)
+
+    def is_over(self) -> None:
+        self.came = False
+
+
+def falling_silent(port: int, silent: threading.Event) -> AbstractContextManager[int]:
     """A port that leads to another; while `silent` is set, what is said there arrives, and answers are lost."""
+
+    def pass_on(data: bytes, target: socket.socket, from_server: bool) -> None:
+        if not (from_server and silent.is_set()):
+            target.sendall(data)
+
+    return between(port, pass_on)
+
+
+@contextmanager
+def between(port: int, pass_on: Callable[[bytes, socket.socket, bool], None]) -> Iterator[int]:
+    """A port that leads to another. `pass_on` gets what was said, whom to tell, and whether the server said it; when it
+    raises an OSError, both hang up."""
     listener = socket.create_server(("127.0.0.1", 0))
 
-    def pass_on(source: socket.socket, target: socket.socket, *, lossy: bool) -> None:
+    def listen(source: socket.socket, target: socket.socket, from_server: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
-                if not (lossy and silent.is_set()):
-                    target.sendall(data)
-            target.shutdown(socket.SHUT_RDWR)
+                pass_on(data, target, from_server)
+        for end in (source, target):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
 
     def serve() -> None:
         with contextlib.suppress(OSError):
@@ -108,9 +176,7 @@ def falling_silent(port: int, silent: threading.Event) -> Iterator[int]:
                 client, _ = listener.accept()
                 server = socket.create_connection(("127.0.0.1", port))
                 for source, target in ((client, server), (server, client)):
-                    threading.Thread(
-                        target=pass_on, args=(source, target), kwargs={"lossy": source is server}, daemon=True
-                    ).start()
+                    threading.Thread(target=listen, args=(source, target, source is server), daemon=True).start()
 
     threading.Thread(target=serve, daemon=True).start()
     try:
