@@ -4,11 +4,15 @@ each of its parts dies. Nothing may be lost and nothing done twice.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
+from http.client import HTTPConnection
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
+import requests
 
 from hls_pipeline import replicas
 from hls_pipeline.commands import doctor
@@ -55,6 +59,27 @@ def test_whatever_is_killed_meanwhile_nothing_is_lost_or_done_twice(production: 
         kill(production, names)
     for video_id, files in packages.items():
         published_once(production, video_id, files)
+
+
+def test_a_package_whose_gateway_is_killed_in_the_middle_of_it_is_sent_again(production: Pipeline) -> None:
+    files = services.package("halfway")
+    request = requests.Request(
+        "POST",
+        f"{production.stack.addresses['gateway']}/v1/videos?video_id=halfway",
+        files=[("files", (path, data)) for path, data in files.items()],
+        headers={"Authorization": f"Bearer {production.stack.addresses['api_key']}"},
+    ).prepare()
+    assert isinstance(request.body, bytes)
+    with contextlib.closing(HTTPConnection(urlsplit(request.url).netloc)) as client:  # type: ignore[type-var]
+        client.putrequest("POST", request.path_url)
+        for name, value in request.headers.items():
+            client.putheader(name, value)
+        client.endheaders(request.body[: len(request.body) // 2])
+        kill(production, ("gateway",))
+    assert production.store.latest_upload("halfway") is None
+    assert list(production.objects.listing("inbox", "halfway/")) == []
+    assert requests.Session().send(request, timeout=30).status_code == 202
+    published_once(production, "halfway", files)
 
 
 def test_nothing_listens_anywhere_but_on_loopback(production: Pipeline) -> None:
