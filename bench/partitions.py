@@ -20,7 +20,7 @@ from typing import Any
 import psycopg2
 from psycopg2 import sql
 
-from bench.queueing import IN_FLIGHT, Feed, Share, measured, one_by_one, production
+from bench.queueing import IN_FLIGHT, Feed, Share, measured, one_by_one, processes_of, production
 from hls_pipeline import tables
 from tests.services import World
 
@@ -42,7 +42,8 @@ def main() -> None:
         few = look(world, feed, data, chosen.packages, chosen.single)
         began = time.monotonic()
         fill(description["database"], chosen.existing)
-        print(f"{chosen.existing} uploads copied in {time.monotonic() - began:.0f} s")
+        print(f"{chosen.existing} uploads copied in {time.monotonic() - began:.0f} s", flush=True)
+        restart_gateway(data)
         feed = Feed(world)
         feed.until(IN_FLIGHT)
         many = look(world, feed, data, chosen.packages, chosen.single)
@@ -66,6 +67,13 @@ def compare(few: tuple[Share, float], many: tuple[Share, float], existing: int) 
     for what, early, late in lines:
         if early >= 0.01 or late >= 0.01:
             print(f"  {what:26} {early:8.3f} {late:13.3f} {100 * (late / max(early, 0.001) - 1):+6.0f} %")
+
+
+def restart_gateway(data: Path) -> None:
+    """To it all that was copied is news, which it would note one by one; it begins with what is newest at its start."""
+    for role, process in processes_of(data):
+        if role == "gateway":
+            process.kill()
 
 
 # ---- filling -----------------------------------------------------------------------------------------------------

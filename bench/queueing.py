@@ -39,7 +39,7 @@ from tests.services import TO_FINAL, World, package, wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
 BESIDE = "beside"
-IN_FLIGHT = 24
+IN_FLIGHT, SHARES = 24, 20
 LOOKS = 10
 """At the memory, in each share."""
 
@@ -48,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--single", type=int, default=15, help="packages dropped one by one")
     parser.add_argument("--batch", type=int, default=60, help="packages dropped at once")
-    parser.add_argument("--growth", type=int, default=120, help="packages whose first tenth is compared with the last")
+    parser.add_argument("--growth", type=int, default=120, help="packages whose first share is compared with the last")
     parser.add_argument("--minutes", type=float, default=math.inf, help="after which the growth is shown as it is then")
     parser.add_argument("--only", choices=("latency", "throughput", "growth"), help="one measurement, not all")
     chosen = parser.parse_args()
@@ -192,12 +192,12 @@ def throughput(world: World, data: Path, batch: int) -> None:
 
 
 def growth(world: World, data: Path, count: int, minutes: float) -> None:
-    """Drops `count` packages, `IN_FLIGHT` at a time, and compares the first tenth with the last. What was found until
-    `minutes` are over, or Ctrl-C or SIGTERM came, is shown too."""
+    """Drops `count` packages, `IN_FLIGHT` at a time, and compares the first share of them with the last. What was found
+    until `minutes` are over, or Ctrl-C or SIGTERM came, is shown too."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     feed = Feed(world)
     feed.until(cleared=IN_FLIGHT)  # every process has worked before anything is measured
-    deadline, size = time.monotonic() + 60 * minutes, max(1, count // 10)
+    deadline, size = time.monotonic() + 60 * minutes, max(2 * IN_FLIGHT, count // SHARES)
     shares: list[Share] = []
     with contextlib.suppress(KeyboardInterrupt):
         while len(shares) < count // size and time.monotonic() < deadline:
@@ -206,9 +206,7 @@ def growth(world: World, data: Path, count: int, minutes: float) -> None:
                 break
             shares.append(share)
             print(f"  {size * len(shares)} of {count} packages: {share}", flush=True)
-    print(
-        f"{feed.cleared - IN_FLIGHT} of {count} packages are published and cleared; {feed.lost()} are not on their way"
-    )
+    print(f"{feed.cleared - IN_FLIGHT} of {count} packages are published and cleared, {feed.lost} came to nothing")
     if len(shares) > 1:
         compare(shares[0], shares[-1])
 
