@@ -187,3 +187,14 @@ def test_a_run_belongs_to_the_worker_that_claimed_it_until_it_stops_showing_itse
     assert not claimed("first", 112), "it was frozen"
     leases.hide(world.store, "run")
     assert not leases.at_work(world.store, "run", now)
+
+
+def test_a_worker_that_finds_its_run_taken_ends_without_a_word(installation: Installation) -> None:
+    """What it would report would be taken for its successor's."""
+    installation.start_worker("--queues", "upkeep", at="hold:thin", HLS_LEASE_SECONDS="20")
+    run = installation.launch("thin_history")
+    installation.wait_until_held()
+    frozen_until = clock.now() + timedelta(hours=1)
+    assert leases.claim(installation.world.store, run, "another", frozen_until, 60)
+    wait_until(lambda: "Worker exited prematurely" in installation.log(), "it to notice", 30)
+    assert installation.status(run) is DagsterRunStatus.STARTED
