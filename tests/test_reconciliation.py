@@ -344,3 +344,16 @@ def test_the_command_reports_and_says_what_it_did(world: World, seed: str, as_en
     assert about["applied"] is True
     assert set(about["kinds"]) <= set(drift.KINDS)
     assert world.media() == {"v/metadata.json"}
+
+
+def test_without_the_variables_of_a_production_instance_all_but_dagster_is_looked_at(
+    world: World, seed: str, as_environment: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`reconcile --data` ended at once with five stack traces beside a stack that ran `up --production`."""
+    as_environment(world.settings)
+    cleared(world, "v", seed)
+    monkeypatch.setenv("DAGSTER_HOME", str(Path(__file__).parents[1]))
+    monkeypatch.delenv("DAGSTER_PG_HOST", raising=False)
+    told = CliRunner().invoke(app, ["reconcile"])
+    assert "1 objects looked at" in told.stdout
+    assert "Dagster was not looked at" in told.stdout

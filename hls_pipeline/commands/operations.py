@@ -117,7 +117,10 @@ def reconcile(
     else:
         _show_report(found)
         if instance is None:
-            typer.echo("Dagster was not looked at: set DAGSTER_HOME, or name the local stack with --data")
+            typer.echo(
+                "Dagster was not looked at: that takes DAGSTER_HOME and the variables that its dagster.yaml names, or "
+                "--data with a local stack"
+            )
     if not found.clean:
         raise typer.Exit(1)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
-from dagster import DagsterInstance
+from dagster import DagsterInstance, DagsterInvalidConfigError
+from dagster_postgres.utils import DagsterPostgresException
 from dagster_shared.error import DagsterError
 
 from hls_pipeline.errors import Outage
@@ -24,16 +25,22 @@ def names(instance: DagsterInstance) -> Iterator[str]:
         cursor, more = page.cursor, page.has_more
 
 
+def _opened(folder: Path) -> AbstractContextManager[DagsterInstance | None]:
+    if not (folder / "dagster.yaml").is_file():
+        return nullcontext()
+    try:
+        return DagsterInstance.from_config(str(folder))
+    except DagsterInvalidConfigError:
+        return nullcontext()
+
+
 @contextmanager
 def instance_at(home: Path) -> Iterator[DagsterInstance | None]:
-    """The Dagster instance of DAGSTER_HOME, else of the local stack's `home`; None where neither is there. Raises
-    Outage when its storage does not answer."""
+    """The Dagster instance of DAGSTER_HOME, else of the local stack's `home`; None where neither is there, or where
+    the variables that it names are not. Raises Outage when its storage does not answer."""
     folder = Path(os.environ.get("DAGSTER_HOME", home))
-    if not (folder / "dagster.yaml").is_file():
-        yield None
-        return
     try:
-        with DagsterInstance.from_config(str(folder)) as instance:
+        with _opened(folder) as instance:
             yield instance
-    except DagsterError as error:
+    except (DagsterError, DagsterPostgresException) as error:
         raise Outage(f"opening the Dagster instance in {folder}: {error}") from error
