@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 from hls_pipeline.hls.findings import shown
 from hls_pipeline.hls.model import ByteRange, Playlist, PlaylistKind, Segment
@@ -47,11 +47,6 @@ _HIDING = ("AES-128", "AES-256")
 """Methods that encrypt the whole segment, container included (AES-256, AES-256-CTR, AES-256-GCM begin alike)."""
 
 
-class _Key(NamedTuple):
-    method: str
-    has_iv: bool
-
-
 class MediaReader(PlaylistReader):
     once = PlaylistReader.once | _ONCE
     required: ClassVar[Mapping[str, tuple[str, ...]]] = {
@@ -75,7 +70,10 @@ class MediaReader(PlaylistReader):
         self._durations: dict[str, Decimal] = {}
         self._range: tuple[Token, int, int | None] | None = None
         self._gap = False
-        self._keys: dict[str, _Key] = {}
+        self._hiding: set[str] = set()
+        """Key formats in force whose method hides the file's format."""
+        self._without_iv: set[str] = set()
+        """Key formats in force with AES-128 and no IV."""
         self._cipher: str | None = None
         self._mapped = False
         self._map_token: Token | None = None
@@ -196,7 +194,8 @@ class MediaReader(PlaylistReader):
         if method == "NONE":
             if len(values) > 1:
                 self.add("HLS_KEY_NONE_ATTRS", token, "METHOD=NONE allows no other attribute")
-            self._keys.clear()
+            self._hiding.clear()
+            self._without_iv.clear()
             self._cipher = None
         else:
             if "URI" not in values:
@@ -206,11 +205,14 @@ class MediaReader(PlaylistReader):
         self.refer(token, cipher=method, keyformat=keyformat)
 
     def _use_key(self, keyformat: str, method: str, has_iv: bool) -> None:
-        key = make_tuple(_Key, (method, has_iv))
-        if self._keys.get(keyformat) != key:
-            self._keys[keyformat] = key
-            hiding = (key.method for key in self._keys.values() if key.method.startswith(_HIDING))
-            self._cipher = next(hiding, None)
+        """A key stays in force until the next of its format. All are never gone through: there may be 100,000."""
+        if method.startswith(_HIDING):
+            self._hiding.add(keyformat)
+            self._cipher = method
+        else:
+            self._hiding.discard(keyformat)
+            self._cipher = self._cipher if self._hiding else None
+        (self._without_iv.add if method == "AES-128" and not has_iv else self._without_iv.discard)(keyformat)
 
     def _check_key_attributes(self, token: Token, values: dict[str, str]) -> None:
         if "IV" in values:
@@ -226,7 +228,7 @@ class MediaReader(PlaylistReader):
         if "BYTERANGE" in values:
             parsed = self.parse_byterange(token, values["BYTERANGE"])
             byterange = ByteRange(parsed[0], parsed[1] or 0) if parsed else None
-        if any(key.method == "AES-128" and not key.has_iv for key in self._keys.values()):
+        if self._without_iv:
             self.add("HLS_MAP_IV_MISSING", token, "this EXT-X-MAP is encrypted by an EXT-X-KEY without IV")
         self.refer(token, byterange=byterange, cipher=self._cipher)
 

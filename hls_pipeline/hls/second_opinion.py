@@ -16,7 +16,8 @@ _MOST_SEGMENTS = 20_000
 _MOST_KEYS = 200
 """It takes time quadratic in the number of distinct keys: 10,000 of them cost ten seconds. Keys that differ in their
 IV alone are distinct too, and those of DRM systems count like others."""
-_KEY_LINE = re.compile(rb"(?m)^#EXT-X-KEY:.*$")
+_KEY_LINE = re.compile(rb"#EXT-X-KEY:.*")
+"""Anywhere in a line: m3u8 takes blanks of every kind from its start."""
 
 
 def second_opinion(playlist: Playlist, findings: Findings) -> None:

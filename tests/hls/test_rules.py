@@ -433,6 +433,13 @@ def test_of_very_many_files_with_one_fault_the_first_are_named_and_the_others_co
     assert last.message == "950 more like the 100 above: 900 in 'raw', 50 in the top folder"
 
 
+@pytest.mark.timeout(30)
+def test_every_key_may_be_of_a_format_of_its_own() -> None:
+    """For each key all keys in force were gone through: a playlist of 4 MB took minutes."""
+    keys = [f'#EXT-X-KEY:METHOD=SAMPLE-AES,URI="skd://{i}",KEYFORMAT="f{i}"' for i in range(50_000)]
+    accepted(tag(*keys))
+
+
 def test_a_playlist_for_key_frames_that_does_not_say_so_is_a_remark() -> None:
     frames = '#EXT-X-I-FRAME-STREAM-INF:BANDWIDTH=1,CODECS="x",URI="frames.m3u8"'
     package = {"index.m3u8": master("media.m3u8", frames), "media.m3u8": media(), **ONE}
