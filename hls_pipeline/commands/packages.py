@@ -93,21 +93,23 @@ def print_report(console: Console, name: str, package: Package | None, report: R
     if package is not None:
         console.print(_summary(package))
     shown_of: Counter[str] = Counter()
-    totals = Counter(finding.code for finding in report.findings)
+    totals: Counter[str] = Counter()
+    for finding in report.findings:
+        totals[finding.code] += finding.count
     for finding in (*report.errors, *report.warnings):
-        shown_of[finding.code] += 1
+        shown_of[finding.code] += finding.count
         most = _PER_CODE[finding.severity]
         if shown_of[finding.code] <= most:
             console.print(_paragraph(finding))
         elif shown_of[finding.code] == totals[finding.code]:
             more = totals[finding.code] - most
-            console.print(Text(f"  … and {more} more {finding.code} (--json lists them)", style="dim"))
+            console.print(Text(f"  … and {more:,} more {finding.code} (--json has more of them)", style="dim"))
     console.print()
 
 
 def _heading(name: str, report: Report) -> Text:
     verdict = ("✔ accepted", "bold green") if report.accepted else ("✘ refused", "bold red")
-    numbers = ((len(report.errors), "error"), (len(report.warnings), "warning"))
+    numbers = ((sum(f.count for f in report.errors), "error"), (sum(f.count for f in report.warnings), "warning"))
     counts = ", ".join(_counted(count, noun) for count, noun in numbers if count)
     name = shown(name, 1000)[1:-1]
     return Text.assemble(verdict, "  ", (name, "bold"), f"  {counts}" if counts else "")
@@ -132,7 +134,7 @@ def _summary(package: Package) -> Text:
 
 
 def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    return f"{count} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def _paragraph(finding: Finding) -> Text:

@@ -37,6 +37,8 @@ class Finding:
     length: int = 0
     excerpt: str | None = None
     """The line itself, made safe to print; `column` and `length` fit it."""
+    count: int = 1
+    """How many places it stands for."""
 
     def to_json(self) -> dict[str, Any]:
         shape = {
@@ -134,7 +136,7 @@ class Findings:
             if count > _PER_CODE:
                 first = next(f for f in self._kept if (f.code, f.path) == (code, _path(path)))
                 text = f"{count - _PER_CODE} more places like the {_PER_CODE} above"
-                more.append(Finding(code, first.severity, first.path, None, text, first.section, first.advice))
+                more.append(_summary(first, first.path, text, count - _PER_CODE))
         return (*self._kept, *more)
 
 
@@ -151,11 +153,18 @@ def bounded(findings: Iterable[Finding]) -> tuple[Finding, ...]:
 
 
 def _summed_up(left: list[Finding]) -> Finding:
-    folders = Counter(finding.path.rpartition("/")[0] for finding in left)
+    folders: Counter[str] = Counter()
+    for finding in left:
+        folders[finding.path.rpartition("/")[0]] += finding.count
     places = [f"{count:,} in {shown(name, 30) if name else 'the top folder'}" for name, count in folders.most_common(4)]
-    text = f"{len(left):,} more like the {_PER_REPORT} above: {', '.join(places)}{', …' if len(folders) > 4 else ''}"
-    first = left[0]
-    return Finding(first.code, first.severity, "", None, text, first.section, first.advice)
+    text = (
+        f"{folders.total():,} more like the {_PER_REPORT} above: {', '.join(places)}{', …' if len(folders) > 4 else ''}"
+    )
+    return _summary(left[0], "", text, folders.total())
+
+
+def _summary(like: Finding, path: str, text: str, count: int) -> Finding:
+    return Finding(like.code, like.severity, path, None, text, like.section, like.advice, count=count)
 
 
 def refuse(code: str, path: str, message: str) -> NoReturn:

@@ -78,6 +78,15 @@ def test_json_is_one_line_per_package(run: Run) -> None:
     assert not second["accepted"]
 
 
+def test_of_many_places_of_one_rule_a_person_is_told_how_many_there_are(run: Run, folder: Folder) -> None:
+    """What a report counts without naming each was not counted here."""
+    top = folder({"index.m3u8": media(), "seg.ts": TS, **{f"{i}.tmp": b"" for i in range(1200)}})
+    told = run("check", top).stdout
+    assert "1,200 warnings" in told
+    assert "… and 1,199 more PKG_UNREFERENCED_FILE" in told
+    assert len(json.loads(run("check", "--json", top).stdout)["warnings"]) == 101
+
+
 def test_keys_are_allowed_by_the_environment(run: Run) -> None:
     path = CORPUS / "ffmpeg" / "aes128"
     assert run("check", path).returncode == 1
