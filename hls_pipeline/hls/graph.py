@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from hls_pipeline.hls.content_types import CONTENT_TYPES, FORBIDDEN, IMAGES, PLAYLISTS, extension
-from hls_pipeline.hls.findings import Findings, refuse, shown
+from hls_pipeline.hls.findings import Finding, Findings, refuse, shown
 from hls_pipeline.hls.model import Playlist, Reference, SideFile
 from hls_pipeline.hls.paths import is_junk
 from hls_pipeline.hls.policy import Policy
@@ -111,6 +111,10 @@ class Library:
             self._sides[path] = (read if read and read.references else None), findings
         return self._sides[path]
 
+    def side_findings(self) -> tuple[Finding, ...]:
+        """Of all side files that were looked at so far."""
+        return tuple(finding for _, findings in self._sides.values() for finding in findings.result())
+
     def _read_side(self, context: Context, kind: str, owner: str) -> SideFile | None:
         path = context.path
         webvtt = kind in _SUBTITLES and extension(path) in (".vtt", ".webvtt")
@@ -187,6 +191,7 @@ def _only_root(library: Library, candidates: list[str], findings: Findings) -> s
         return None
     names = ", ".join(shown(path, 60) for path in roots[:5]) + (" …" if len(roots) > 5 else "")
     findings.add("PKG_ROOT_AMBIGUOUS", "", None, f"{len(roots)} playlists are named by no other: {names}")
+    findings.extend(library.side_findings())  # a broken asset list may be what should name them
     return None
 
 

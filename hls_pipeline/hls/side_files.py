@@ -141,7 +141,7 @@ def _strings(text: str) -> Iterator[_String]:
     Raises ValueError or RecursionError unless the text is JSON of bearable depth. That is asked first: over a text
     whose strings do not end, the pattern would look for their ends again and again.
     """
-    json.loads(text)
+    json.loads(text.removeprefix("\ufeff"))  # which browsers pass over too
     path: list[str | int] = []
     expects_key: list[bool] = []
     for match in _JSON.finditer(text):

@@ -81,6 +81,21 @@ def test_half_a_character_is_not_written_either() -> None:
             rewrite(document, lambda _: "\ud800.ts")
 
 
+def test_an_asset_list_may_begin_with_a_byte_order_mark() -> None:
+    """It was broken for us, though not for browsers."""
+    text = '\ufeff{"ASSETS":[{"URI":"ad.m3u8"}]}'
+    package = accepted(asset_list(text, **{"ad.m3u8": media()}))
+    renamed = rewrite(package.side_files["a.json"], lambda _: "new.m3u8")
+    assert renamed.decode() == text.replace("ad.m3u8", "new.m3u8")
+
+
+def test_a_broken_asset_list_is_told_beside_the_second_root_that_it_makes() -> None:
+    files = asset_list('{"ASSETS":[{"URI":"ad.m3u8"', **{"ad.m3u8": media()})
+    assert errors(files) == {"PKG_ROOT_AMBIGUOUS", "SIDE_FILE_BROKEN"}
+    files["master.m3u8"] = master("index.m3u8")
+    assert errors(files) == {"PKG_ROOT_AMBIGUOUS", "SIDE_FILE_BROKEN"}
+
+
 def test_an_error_page_in_place_of_an_asset_list_is_one_finding() -> None:
     assert errors(asset_list("<html>gone</html>")) == {"PKG_FORBIDDEN_TYPE"}
     assert errors(asset_list("")) == {"MEDIA_EMPTY"}
