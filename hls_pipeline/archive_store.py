@@ -12,6 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from hls_pipeline import claims, clock, keys, tables, versions
+from hls_pipeline import receipts as chained
 from hls_pipeline.errors import Conflict
 from hls_pipeline.metadata_store import InventoryFile, MetadataStore
 from hls_pipeline.uploads import State, Upload
@@ -56,8 +57,7 @@ def add(
                 claims.add(db, str(root), upload.upload_id, now)
             kinds = [("proof", receipt) for receipt in receipts] + [("provenance", provenance)]
             for kind, content in kinds:
-                about = {"upload_id": upload.upload_id, "kind": kind, "time": now, "run_id": None}
-                db.execute(sa.insert(tables.receipt).values(content=dict(content), **about))
+                chained.add(db, upload.upload_id, kind, content, run_id=None, now=now)
             versions.add(
                 db,
                 upload.video_id,

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, TextIO, get_type_hints
 
 import sqlalchemy as sa
 
-from hls_pipeline import clock, documents, tables
+from hls_pipeline import clock, documents, receipts, tables
 from hls_pipeline.errors import UsageError
 from hls_pipeline.metadata_store import MetadataStore
 from hls_pipeline.versions import Version
@@ -118,6 +118,36 @@ def flaw(link: Link, previous: Link | None) -> str | None:
         time=link.time,
     )
     return None if recomputed == link.hash else "its hash does not cover its number, actor, reason, run and time"
+
+
+def changed_receipt(store: MetadataStore) -> Break | None:
+    """The first receipt on record that is not the one that was written, video by video: on such receipts S3 copies
+    were removed. Those from before there were hashes have none."""
+    receipt, upload, video = tables.receipt, tables.upload, tables.video
+    query = (
+        sa.select(upload.c.video_id, video.c.versions, receipt)
+        .join(upload, receipt.c.upload_id == upload.c.upload_id)
+        .join(video, upload.c.video_id == video.c.video_id)
+        .order_by(upload.c.video_id, receipt.c.upload_id, receipt.c.id)
+    )
+    with store.reading() as db:
+        rows = db.execute(query, execution_options={"yield_per": _AT_ONCE})
+        for _, chain in groupby(rows, key=attrgetter("upload_id")):
+            previous = None
+            for row in chain:
+                found = receipts.chain_hash(
+                    upload_id=row.upload_id,
+                    kind=row.kind,
+                    content=row.content,
+                    run_id=row.run_id,
+                    time=clock.text(row.time),
+                    previous=previous,
+                )
+                if row.hash != found and (row.hash or previous):
+                    what = f"receipt {row.id} ({row.kind}) of upload {row.upload_id} is not what was written"
+                    return Break(row.video_id, row.versions, f"{what}, or one before it is missing")
+                previous = row.hash
+    return None
 
 
 def _ends_badly(last: Link, shown: int | None, known: int) -> str | None:

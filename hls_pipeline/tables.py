@@ -181,6 +181,7 @@ receipt = sa.Table(
     sa.Column("content", Json, nullable=False),
     sa.Column("time", Moment, nullable=False),
     sa.Column("run_id", sa.String(64)),
+    sa.Column("hash", sa.String(64), comment="of it and the one before"),
 )
 
 # ---- the gateway's own ------------------------------------------------------------------------------------------

@@ -249,6 +249,50 @@ def test_audit_verify_ends_with_1_and_names_the_break(command: Any, sqlite_url: 
     assert [version["hash_holds"] for version in versions] == [True, True, False, True, True, True]
 
 
+RECEIPTS: dict[str, tuple[str, int, int]] = {
+    "another answer": ("UPDATE receipt SET content = replace(content, '7', '9') WHERE id = ?", 1, 1),
+    "another time": ("UPDATE receipt SET time = '2020-01-01T00:00:00.000Z' WHERE id = ?", 1, 1),
+    "another kind": ("UPDATE receipt SET kind = 'finding' WHERE id = ?", 1, 1),
+    "another run": ("UPDATE receipt SET run_id = NULL WHERE id = ?", 1, 1),
+    "no hash": ("UPDATE receipt SET hash = NULL WHERE id = ?", 1, 1),
+    "one deleted": ("DELETE FROM receipt WHERE id = ?", 1, 2),
+    "the first deleted": ("DELETE FROM receipt WHERE id = ?", 0, 1),
+}
+
+
+@pytest.mark.parametrize("change", RECEIPTS)
+def test_audit_verify_names_a_receipt_that_was_changed_after_the_clean_up(
+    command: Any, sqlite_url: str, change: str
+) -> None:
+    """They are younger than the version that says *ready*, so that no version's hash covers them."""
+    store = MetadataStore(sqlite_url)
+    upload = received(store, "x")
+    lease = held(store, upload)
+    read_back = {"level": "read_back", "answered": "7 blocks of 7 bytes, \ud800"}
+    store.add_receipts(lease, "proof", [read_back], after(90))
+    store.objects_removed(lease, ["s3://media/x"], {"removed": ["s3://media/x"], "evidence": [read_back]}, after(91))
+    store.add_receipts(lease, "proof", [read_back], after(92))
+    assert command("audit", "verify").exit_code == 0
+    statement, of, named = RECEIPTS[change]
+    with sqlite3.connect(sqlite_url.removeprefix("sqlite:///")) as db:
+        ids = [row[0] for row in db.execute("SELECT id FROM receipt WHERE upload_id = ?", [upload.upload_id])]
+        assert db.execute(statement, [ids[of]]).rowcount == 1
+    result = command("audit", "verify", "--json")
+    found = json.loads(result.stdout)["first_break"]
+    assert (result.exit_code, found["video_id"]) == (1, "x")
+    assert f"receipt {ids[named]} (" in found["what"]
+
+
+def test_receipts_from_before_they_had_hashes_hold(command: Any, sqlite_url: str) -> None:
+    store = MetadataStore(sqlite_url)
+    lease = held(store, received(store, "x"))
+    store.add_receipts(lease, "proof", [{"answered": "1"}], after(90))
+    with sqlite3.connect(sqlite_url.removeprefix("sqlite:///")) as db:
+        db.execute("UPDATE receipt SET hash = NULL")
+    store.add_receipts(lease, "proof", [{"answered": "2"}], after(91))
+    assert command("audit", "verify").exit_code == 0
+
+
 def test_versions_show_what_changed_in_words_and_in_json(command: Any) -> None:
     text = command("versions", "v", "--diff").stdout
     assert '- status: "processing"' in text

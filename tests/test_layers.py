@@ -16,7 +16,7 @@ PACKAGE = Path(hls_pipeline.__file__).parent
 LAYERS = (
     {"errors", "clock", "keys", "documents", "uploads", "settings", "hls", "ipfs"},
     {"tables", "migrations"},
-    {"claims", "versions"},
+    {"claims", "receipts", "versions"},
     {"object_store", "metadata_store"},
     {"audit", "dagster_client", "drops", "estimate", "failures", "gateway_client", "lifecycle", "metrics", "reports"}
     | {"revisions", "submission", "tracing", "work"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -39,12 +39,15 @@ def verify(
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Recompute all chains of versions and name the first break. Exit code 1 if there is one."""
+    """Recompute all chains of versions, and of receipts in the database, and name the first break. Exit code 1 if there
+    is one."""
     links = chain.from_iterable(map(_read, files)) if files else audit.on_record(opened(data))
     known = None if no_anchor else _given(anchor, data) if anchor else None if files else _newest(data)
     if export:
         links = _copied(links, export, None if files else _recorded(data))
     verdict = audit.verify(links, known.heads if known else None)
+    if verdict.holds and not files:
+        verdict = replace(verdict, first_break=audit.changed_receipt(opened(data)))
     found = verdict.first_break
     if as_json:
         broken = found and {"video_id": found.video_id, "version": found.version, "what": found.what}

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from hls_pipeline import clock, tables
+from hls_pipeline import clock, receipts, tables
 from hls_pipeline.errors import NotFound
 from hls_pipeline.uploads import Drop, State, Upload, check_move
 
@@ -172,5 +172,4 @@ def add_receipts(
     db: sa.Connection, lease: Lease, kind: str, contents: Iterable[Mapping[str, Any]], now: datetime
 ) -> None:
     for content in contents:
-        values = {"upload_id": lease.upload_id, "kind": kind, "time": now, "run_id": lease.run_id}
-        db.execute(sa.insert(tables.receipt).values(content=dict(content), **values))
+        receipts.add(db, lease.upload_id, kind, content, run_id=lease.run_id, now=now)

@@ -1,0 +1,20 @@
+"""Each receipt of an upload carries a hash of itself and of the one before it.
+
+Revision 0009. Receipts from before have none.
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0009"
+down_revision = "0008"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column("receipt", sa.Column("hash", sa.String(length=64), nullable=True, comment="of it and the one before"))
+
+
+def downgrade() -> None:
+    raise RuntimeError("the audit trail is not dropped; restore a backup instead")
