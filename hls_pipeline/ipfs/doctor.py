@@ -115,9 +115,7 @@ def _sync(spec: object) -> Finding:
 
 def _mending(datastore: Mapping[str, Any]) -> Finding:
     if datastore.get("BlockKeyCacheSize") != 0:
-        advice = (
-            "set Datastore.BlockKeyCacheSize to 0, or restart the node before `hls-pipeline repin` mends such blocks"
-        )
+        advice = "set Datastore.BlockKeyCacheSize to 0 and restart it; a restart alone lets nothing be mended"
         return Finding("mending", True, "its cache keeps blocks that are damaged on disk from being replaced", advice)
     return Finding("mending", True, "blocks that are damaged on disk can be replaced")
 

@@ -316,7 +316,8 @@ def _refill(
             reasons.append(f"{source}: {error}")
     raise ProofMissing(
         f"{wanted.root} cannot be mended on {node.name}: {'; '.join(reasons)}. If another node has it all, a "
-        "cache keeps this one from replacing damaged blocks: restart it and run `hls-pipeline repin` again"
+        "cache keeps this one from replacing damaged blocks: set Datastore.BlockKeyCacheSize to 0, restart it and run "
+        "`hls-pipeline repin` again"
     )
 
 
