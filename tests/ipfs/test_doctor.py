@@ -128,6 +128,8 @@ def test_what_is_wrong_comes_first_and_with_advice(changes: dict[str, Any], abou
         ({"config/show": None}, "configuration"),
         ({"cmdline": None}, "garbage collection"),
         (_config(Import={"CidVersion": None}), "profile"),
+        (_config(Datastore={"BlockKeyCacheSize": 65536}), "mending"),
+        (_config(Datastore={}), "mending"),
         ({"diag/sys": {**GOOD["diag/sys"], "runtime": {"numcpu": 16}}}, "batches"),
         ({"diag/sys": {"diskinfo": {"free_space": 5 << 30, "total_space": 100 << 30}}}, "disk"),
     ],
