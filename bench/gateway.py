@@ -1,7 +1,7 @@
 """The gateway against the bare tools on the same S3: accepting packages, reading status, memory under large uploads.
 
 Prints one line per measurement. `s5cmd cp` of the same files to the same server is the yardstick for accepting.
-Sizes can be reduced: `python -m bench.gateway --large-mb 64`.
+Sizes can be reduced, and parts left out: `python -m bench.gateway --large-mb 64 --only large`.
 """
 
 from __future__ import annotations
@@ -40,13 +40,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--large-mb", type=int, default=256, help="size of each of the eight large uploads")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", choices=("small", "s5cmd", "four", "reads", "large"), help="this part alone")
     chosen = parser.parse_args()
+    small = files(6, 5 * MB)
     with gateway() as (url, key, process, settings):
-        accept("5 MB in 6 files", url, key, files(6, 5 * MB), chosen.rounds)
-        beside_s5cmd(url, key, settings, chosen.rounds)
-        four(url, key, chosen.rounds)
-        reads(url, process)
-        large(url, key, process, chosen.large_mb)
+        parts = {
+            "small": lambda: accept("5 MB in 6 files", url, key, small, chosen.rounds),
+            "s5cmd": lambda: beside_s5cmd(url, key, settings, chosen.rounds),
+            "four": lambda: four(url, key, chosen.rounds),
+            "reads": lambda: reads(url, key, process),
+            "large": lambda: large(url, key, process, chosen.large_mb),
+        }
+        for name, measure in parts.items():
+            if chosen.only in (None, name):
+                measure()
 
 
 @contextlib.contextmanager
@@ -179,7 +186,8 @@ def s5cmd(settings: Settings, package: dict[str, bytes]) -> float:
         return float(time.perf_counter() - began)
 
 
-def reads(url: str, process: psutil.Process, seconds: float = 3) -> None:
+def reads(url: str, key: str, process: psutil.Process, seconds: float = 3) -> None:
+    send(url, key, files(2, MB))
     video_id = json.loads(ask(url, "GET", "/v1/videos?limit=1")[1])["videos"][0]["video_id"]
     for what, path in (("document", f"/v1/videos/{video_id}"), ("status", f"/v1/videos/{video_id}/status")):
         connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=10)
