@@ -162,6 +162,12 @@ def sealed(
     return f"{reason}, evidence sha256:{seal}"
 
 
+def unsealed(reason: str) -> tuple[str, str | None]:
+    """The reason alone, and the hash that `sealed` put behind it."""
+    found = _SEAL.search(reason)
+    return (reason[: found.start()], found[1]) if found else (reason, None)
+
+
 def _seals(
     files: Iterable[File], facts: Mapping[str, Any] | None, proofs: Iterable[Mapping[str, Any]]
 ) -> Iterator[str]:

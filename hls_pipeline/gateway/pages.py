@@ -21,7 +21,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope as AsgiScope
 
-from hls_pipeline import clock, keys
+from hls_pipeline import clock, evidence, keys
 from hls_pipeline.errors import NotFound
 from hls_pipeline.gateway import access, progress, sessions
 from hls_pipeline.gateway.access import Caller, CallerDep, Scope
@@ -199,12 +199,14 @@ def _timeline(found: tuple[Version, ...]) -> Iterator[dict[str, Any]]:
     parsed = [(version, json.loads(version.document)) for version in found]
     for at in range(len(parsed) - 1, -1, -1):
         version, document = parsed[at]
+        reason, seal = evidence.unsealed(version.reason)
         yield {
             "n": version.n,
             "revision": version.revision,
             "time": version.time,
             "actor": version.actor,
-            "reason": version.reason,
+            "reason": reason,
+            "seal": seal,
             "hash": version.hash,
             "status": document.get("status"),
             "changes": list(_differences(parsed[at - 1][1], document)) if at else [],
