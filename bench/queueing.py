@@ -209,6 +209,8 @@ def growth(world: World, data: Path, count: int, minutes: float) -> None:
     print(f"{feed.cleared - IN_FLIGHT} of {count} packages are published and cleared, {feed.lost} came to nothing")
     if len(shares) > 1:
         compare(shares[0], shares[-1])
+    else:
+        print(f"there is nothing to compare: a share is {size} packages, and {len(shares)} were complete")
 
 
 @dataclass
