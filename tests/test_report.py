@@ -82,6 +82,13 @@ def test_the_numbers_are_those_of_the_history(busy: MetadataStore) -> None:
     assert refusal["meaning"]
 
 
+def test_a_revision_without_s3_copies_does_not_count_as_still_in_s3(busy: MetadataStore) -> None:
+    """One that was made from IPFS is published and never cleared: the plot showed it in S3 for ever."""
+    with busy.writing() as db:
+        db.execute(sa.delete(tables.temp_storage))
+    assert made(busy).storage.iloc[-1][["ipfs_only", "also_s3"]].tolist() == [20, 0]
+
+
 def test_what_happened_before_does_not_count_but_what_there_is_does(busy: MetadataStore) -> None:
     report = figures.make(busy, Settings(), after(35), after(60))
     assert (report.totals["published"], report.totals["files"]) == (0, 2)

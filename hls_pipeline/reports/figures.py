@@ -111,8 +111,9 @@ def _bucket(span: timedelta) -> str:
 
 
 def _changes(store: MetadataStore) -> pd.DataFrame:
-    """Every change of state with the one before it: state, time, before, seconds, size."""
-    change, upload = tables.state_change, tables.upload
+    """Every change of state with the one before it: state, time, before, seconds, size, and whether it published what
+    has nothing in S3, such as a revision made from IPFS."""
+    change, upload, temp = tables.state_change, tables.upload, tables.temp_storage
     order: dict[str, Any] = {"partition_by": change.c.upload_id, "order_by": change.c.id}
     query = sa.select(
         change.c.state,
@@ -120,6 +121,13 @@ def _changes(store: MetadataStore) -> pd.DataFrame:
         sa.func.lag(change.c.state).over(**order).label("before"),
         sa.func.lag(sa.type_coerce(change.c.time, sa.String)).over(**order).label("since"),
         sa.func.coalesce(upload.c.size, 0).label("size"),
+        sa.case(
+            (
+                sa.and_(change.c.state == State.PUBLISHED, upload.c.state == State.PUBLISHED),
+                ~sa.exists().where(temp.c.upload_id == upload.c.upload_id),
+            ),
+            else_=sa.false(),
+        ).label("ipfs_only"),
     ).join(upload, upload.c.upload_id == change.c.upload_id)
     frame = _frame(store, query, times=("time", "since"), repeated=("state", "before"))
     frame["seconds"] = (frame["time"] - frame.pop("since")).dt.total_seconds()
@@ -198,6 +206,7 @@ def _storage(changes: pd.DataFrame, since: datetime, size: str) -> pd.DataFrame:
     done = changes[changes["state"].isin(["published", "cleared"])]
     if done.empty:
         return pd.DataFrame(columns=["time", "ipfs_only", "also_s3"])
+    done = pd.concat([done, done[done["ipfs_only"].astype(bool)].assign(state="cleared")])
     by_time = [pd.Grouper(key="time", freq=size), done["state"].astype(str)]
     sums = done.groupby(by_time)["size"].sum().unstack(fill_value=0)
     sums = sums.reindex(columns=["published", "cleared"], fill_value=0).asfreq(size, fill_value=0).cumsum()
