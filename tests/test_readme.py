@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import typer
+from typer.testing import CliRunner
 
 from hls_pipeline.cli import app
 from hls_pipeline.uploads import diagram
+from tests.services import World, sample
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -36,3 +39,15 @@ def test_what_the_documents_link_to_is_there() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_content_id_that_the_tutorial_computes_is_the_published_one(world: World, tmp_path: Path) -> None:
+    """It named the sample itself, whose metadata is not among what is published: another content id."""
+    upload = world.walk(world.drop("first", sample()), "stage")
+    plain = shutil.copytree(ROOT / "examples" / "sample", tmp_path / "plain")
+    (plain / "metadata.json").unlink()
+    told = CliRunner().invoke(app, ["cid", str(plain)])
+    assert told.stdout.strip() == upload.root
+    tutorial = (ROOT / "docs" / "tutorial" / "first-video.md").read_text()
+    assert "cp -r examples/sample /tmp/plain && rm /tmp/plain/metadata.json\n" in tutorial
+    assert "hls-pipeline cid /tmp/plain" in tutorial
