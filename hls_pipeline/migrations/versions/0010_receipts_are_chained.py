@@ -1,13 +1,13 @@
 """Each receipt of an upload carries a hash of itself and of the one before it.
 
-Revision 0009. Receipts from before have none.
+Revision 0010. Receipts from before have none.
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0009"
-down_revision = "0008"
+revision = "0010"
+down_revision = "0009"
 branch_labels = None
 depends_on = None
 
