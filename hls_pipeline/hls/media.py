@@ -95,8 +95,8 @@ class MediaProbe:
 
     def findings(self, path: str, uses: Uses, policy: Policy) -> tuple[Finding, ...]:
         """What is wrong with the file for what the playlists want of it."""
-        form = "hidden" if uses.hidden else self.format
-        return _Judgement(self, form, path, uses, policy).findings() if self.size else ()
+        seen = self.format
+        return _Judgement(self, "hidden" if uses.hidden else seen, path, uses, policy).findings() if self.size else ()
 
 
 class _Judgement:
