@@ -1,7 +1,7 @@
 """Sending a package to the inbox and following it, as any creator's program may do.
 
 `send` puts the files and, last, the marker; `follow` watches the metadata store until the upload is where one wants
-it. Nothing of a package is judged here: that is the pipeline's own work.
+it. Only names are judged here, because they become keys: all else is the pipeline's own work.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from pathlib import Path
 from hls_pipeline import keys
 from hls_pipeline.errors import Conflict, UsageError
 from hls_pipeline.hls.content_types import content_type
+from hls_pipeline.hls.findings import refuse
+from hls_pipeline.hls.paths import path_fault
+from hls_pipeline.hls.policy import Limits
 from hls_pipeline.hls.sources import Source
 from hls_pipeline.metadata_store import MetadataStore, Version
 from hls_pipeline.object_store import ObjectStore
@@ -45,8 +48,11 @@ def send(
     progress: Progress = lambda _: None,
 ) -> Sent:
     """Puts every file and then `_READY`. `progress` is told bytes as they go. Raises UsageError or Conflict for a
-    video id that is none, or that contradicts the metadata."""
+    video id that is none, or that contradicts the metadata, and PackageRefused for an unsafe name."""
     sizes = source.sizes()
+    for path in sizes:
+        if fault := path_fault(path, Limits()):
+            refuse("PKG_PATH_UNSAFE", path, f"the file name {fault}")
     if metadata is None and keys.METADATA in sizes:
         metadata = b"".join(source.read(keys.METADATA))
     video_id = choose_video_id(video_id, metadata)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import time
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
-from hls_pipeline import clock, drops
-from hls_pipeline.errors import DropChanged, Outage
+from hls_pipeline import clock, drops, submission
+from hls_pipeline.errors import DropChanged, Outage, PackageRefused
+from hls_pipeline.hls.sources import FolderSource
 from hls_pipeline.uploads import State
 from tests.services import INBOX, World, free_ports, package, wait_until
 
@@ -55,6 +57,16 @@ def test_a_folder_whose_name_is_no_video_id_is_refused_with_a_report(world: Worl
     before = list(world.objects.listing(INBOX))
     assert world.receive()[0] == []
     assert list(world.objects.listing(INBOX)) == before
+
+
+@pytest.mark.parametrize("name", ["_READY", "_REJECTED.json"])
+def test_a_folder_that_has_a_mark_of_its_own_is_not_sent(world: World, tmp_path: Path, name: str) -> None:
+    """Its `_READY` would start the video before the last file is there, its `_REJECTED.json` would hide it."""
+    for path, data in {"master.m3u8": b"#EXTM3U\n", name: b""}.items():
+        (tmp_path / path).write_bytes(data)
+    with pytest.raises(PackageRefused, match="mark of the inbox"):
+        submission.send(FolderSource(tmp_path), None, "v", world.objects, INBOX)
+    assert list(world.objects.listing(INBOX)) == []
 
 
 def test_files_outside_any_folder_are_left_alone(world: World) -> None:

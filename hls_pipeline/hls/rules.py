@@ -29,7 +29,8 @@ _W: Severity = "warning"
 _ARCHIVE = (
     Rule("PKG_PATH_UNSAFE", _E,
          "A name is absolute, climbs out of the package, holds a backslash, a drive letter or a control character, "
-         "is not UTF-8, or is too long or too deep.", None, "Rename the file; use relative paths with '/' only.", True),
+         "is not UTF-8, is too long or too deep, or is a mark of the inbox (`_READY`, `_REJECTED.json`).", None,
+         "Rename the file; use relative paths with '/' only.", True),
     Rule("PKG_LINK", _E, "An entry is a link, a device or a pipe, not a plain file.", None,
          "Put the file itself in place of the link.", True),
     Rule("PKG_SYMLINK_ESCAPE", _E, "A symbolic link leads out of the package.", None,

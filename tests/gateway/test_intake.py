@@ -325,6 +325,8 @@ def link_in_tar() -> bytes:
         (as_files({**FILES, "/etc/passwd": b"G"}), "PKG_PATH_UNSAFE"),
         (as_files({**FILES, "v\\s.ts": b"G"}), "PKG_PATH_UNSAFE"),
         (as_files({**FILES, "_READY\n": b"G"}), "PKG_PATH_UNSAFE"),
+        (as_files({**FILES, "_READY": b'{"upload_id": "x"}'}), "PKG_PATH_UNSAFE"),
+        ([("package", ("p.zip", zipped({**FILES, "_REJECTED.json": b"{}"})))], "PKG_PATH_UNSAFE"),
         (as_files({**FILES, "": b"G"}), None),
         ([*as_files(FILES), ("files", ("v/s1.ts", b"again"))], "PKG_DUPLICATE_PATH"),
     ],

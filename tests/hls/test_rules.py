@@ -58,6 +58,8 @@ ERRORS: list[tuple[str, dict[str, str | bytes]]] = [
     ("PKG_PATH_UNSAFE", {**tag(), "C:/b.ts": TS}),
     ("PKG_PATH_UNSAFE", {**tag(), "a\n.ts": TS}),
     ("PKG_PATH_UNSAFE", {**tag(), "a//b.ts": TS}),
+    ("PKG_PATH_UNSAFE", {**tag(), "_READY": ""}),
+    ("PKG_PATH_UNSAFE", {**tag(), "_REJECTED.json": "{}"}),
     ("PKG_PATH_UNSAFE", {**tag(), "é" * 128 + ".ts": TS}),
     ("PKG_PATH_UNSAFE", {**tag(), "d/" * 40 + "x.ts": TS}),
     ("PKG_DUPLICATE_PATH", {**tag(), "SEG.ts": TS}),
