@@ -36,7 +36,9 @@ class GatewaySettings(Settings):
     upload_files: int = Field(5000, ge=1, description="most files in one multipart upload")
     upload_seconds: float = Field(6 * 3600, gt=0, description="longest time one upload may take")
     head_seconds: float = Field(10, gt=0, description="a client whose request head is not there by then is cut off")
-    body_silence_seconds: float = Field(30, gt=0, description="a client that sends nothing for so long is cut off")
+    body_silence_seconds: float = Field(
+        30, gt=0, description="a client that sends less than a kilobyte for so long is cut off"
+    )
     answer_silence_seconds: float = Field(
         60, gt=0, description="a client that takes nothing of an answer for so long is cut off"
     )

@@ -25,6 +25,8 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 _FORM_OVERHEAD = 8 << 20
 """Bytes that headers and boundaries may add to the files of one body."""
+_HEARD = 1024
+"""Bytes that end a silence: one now and then does not keep a place."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,10 @@ async def body(request: Request, settings: GatewaySettings) -> AsyncIterator[byt
     too much, 400 for one that leaves."""
     pieces, until, received = request.stream(), time.monotonic() + settings.upload_seconds, 0
     most = settings.upload_bytes + _FORM_OVERHEAD
+    silent, heard = 0.0, 0  # seconds that we waited, and what came meanwhile
     while True:
-        wait = min(settings.body_silence_seconds, until - time.monotonic())
+        began = time.monotonic()
+        wait = min(settings.body_silence_seconds - silent, until - began)
         try:
             async with asyncio.timeout(wait):  # wait_for would make a task for each piece
                 piece = await anext(pieces)
@@ -76,7 +80,9 @@ async def body(request: Request, settings: GatewaySettings) -> AsyncIterator[byt
             ) from error
         except ClientDisconnect as error:
             raise Refused(400, "client_gone", "the client went away during the upload") from error
-        received += len(piece)
+        received, heard, silent = received + len(piece), heard + len(piece), silent + time.monotonic() - began
+        if heard >= _HEARD:
+            silent, heard = 0.0, 0
         if received > most:
             raise Refused(413, "too_large", f"at most {settings.upload_bytes:,} bytes are taken")
         yield piece

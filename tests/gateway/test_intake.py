@@ -418,6 +418,27 @@ def test_a_client_that_falls_silent_is_cut_off(gateway_with: Callable[..., Gatew
     assert leftovers(gateway) == set()
 
 
+def test_a_client_that_sends_a_byte_now_and_then_is_cut_off(gateway_with: Callable[..., Gateway]) -> None:
+    """Each byte ended the silence: eight such clients held all places of a key for `HLS_UPLOAD_SECONDS`."""
+    gateway = gateway_with(body_silence_seconds=0.5, upload_seconds=20)
+    with open_socket(gateway) as client:
+        client.sendall(head(gateway, gateway.key, 1 << 20) + b"--b\r\n")
+        client.settimeout(0.05)
+        sent = 0
+        while sent < 200 and not (answer := _received(client)):
+            client.sendall(b"x")
+            sent += 1
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert leftovers(gateway) == set()
+
+
+def _received(client: socket.socket) -> bytes:
+    try:
+        return client.recv(4096)
+    except TimeoutError:
+        return b""
+
+
 def test_a_head_that_never_ends_is_cut_off_and_others_are_served(gateway_with: Callable[..., Gateway]) -> None:
     gateway = gateway_with(head_seconds=1)
     with open_socket(gateway) as endless, open_socket(gateway) as slow:
