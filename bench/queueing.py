@@ -295,11 +295,12 @@ ROLES = ("worker", "daemon", "code-server", "ui", "postgres", "rabbitmq", "weed"
 
 
 def memory(data: Path) -> dict[str, int]:
-    """Bytes that each role has for itself, with its children."""
+    """Resident bytes of the largest process of each role. What forked processes share becomes their own one by one, so
+    that a sum would grow when a child is replaced."""
     sizes: dict[str, int] = {}
     for role, process in processes_of(data):
         if role in ("worker", "daemon", "code-server"):
-            sizes[role] = sizes.get(role, 0) + process.memory_full_info().pss
+            sizes[role] = max(sizes.get(role, 0), process.memory_info().rss)
     return sizes
 
 
