@@ -53,7 +53,9 @@ class GatewaySettings(Settings):
     requests_per_minute: int = Field(6000, ge=1, description="requests of one key (or one address without key)")
     bytes_per_hour: int = Field(1 << 40, ge=1, description="bytes one key may upload within an hour")
 
-    webhook_private: bool = Field(False, description="webhooks may go to loopback and private addresses")
+    webhook_private: bool = Field(
+        False, description="webhooks may go to loopback and private addresses, but never to link-local ones"
+    )
     delivery_keep_days: float = Field(
         30, gt=0, description="the log of what webhooks were sent, and webhooks of single uploads at rest, go then"
     )

@@ -2,6 +2,7 @@
 
 The name is looked up here, every address it has must be a public one, and the connection goes to exactly the address
 that was checked: a name that changes its mind between check and connection gains nothing. Redirects are not followed.
+Where private addresses are allowed, link-local ones still are not: in a cloud, that is where machines get their keys.
 """
 
 from __future__ import annotations
@@ -32,13 +33,36 @@ def check_url(url: str, *, private: bool) -> SplitResult:
         raise UsageError("the address of a webhook is too long or has characters that must be escaped")
     if parts.scheme not in ("http", "https") or not host or parts.username is not None or port == 0:
         raise UsageError("the address of a webhook is http or https, with a host and without a password")
-    try:
-        literal = ipaddress.ip_address(host)
-    except ValueError:
-        return parts
-    if not private and not is_public(literal):
+    literal = _literal(host)
+    if literal is not None and not _allowed(literal, private):
         raise UsageError("the address of a webhook must be a public one")
     return parts
+
+
+def _literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """An address written as a number in any form that resolvers take (`127.1`, `0x7f000001`); None for a name."""
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        pass
+    try:
+        return ipaddress.ip_address(socket.inet_aton(host))
+    except OSError:
+        return None
+
+
+def _allowed(address: ipaddress.IPv4Address | ipaddress.IPv6Address, private: bool) -> bool:
+    return is_public(address) or (private and not _is_link_local(address))
+
+
+def _is_link_local(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour
+        if inner is None and address in _TRANSLATED:
+            inner = ipaddress.IPv4Address(address.packed[-4:])
+        if inner is not None:
+            return inner.is_link_local
+    return address.is_link_local
 
 
 def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
@@ -77,7 +101,7 @@ def _resolve(host: str, port: int, private: bool) -> str:
         found = {str(item[4][0]) for item in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
     except (OSError, UnicodeError) as error:
         raise Outage("the host of the webhook has no address") from error
-    if not private and not all(is_public(ipaddress.ip_address(item.partition("%")[0])) for item in found):
+    if not all(_allowed(ipaddress.ip_address(item.partition("%")[0]), private) for item in found):
         raise UsageError("the host of the webhook is in a private network")
     return min(found)
 

@@ -147,6 +147,9 @@ def test_a_revoked_key_is_told_nothing_more(world: World) -> None:
         "http://127.0.0.1:8333/",
         "http://[::1]/",
         "http://[::ffff:127.0.0.1]/",
+        "http://127.1/",
+        "http://0x7f000001/",
+        "http://2130706433/",
         "http://[64:ff9b::7f00:1]/",
         "http://10.0.0.1/",
         "http://0.0.0.0/",
@@ -219,6 +222,16 @@ def answer_once(listener: socket.socket) -> None:
 )
 def test_which_addresses_are_public(address: str, public: bool) -> None:
     assert outbound.is_public(ipaddress.ip_address(address)) is public
+
+
+@pytest.mark.parametrize(
+    "host", ["169.254.169.254", "0xa9fea9fe", "[::ffff:169.254.169.254]", "[64:ff9b::a9fe:a9fe]", "[fe80::1]"]
+)
+def test_where_private_addresses_are_allowed_link_local_ones_are_not(host: str) -> None:
+    """A local stack allows private ones, and in a cloud 169.254.169.254 gives the machine's own keys away."""
+    outbound.check_url("http://127.0.0.1:8333/hook", private=True)
+    with pytest.raises(UsageError, match="public"):
+        outbound.check_url(f"http://{host}/", private=True)
 
 
 def test_the_webhooks_of_others_are_not_there(gateway: Gateway) -> None:
