@@ -14,6 +14,7 @@ from hls_pipeline.commands import (
     alerts,
     archive,
     audit,
+    backfill,
     cid,
     demo,
     doctor,
@@ -56,6 +57,7 @@ app.add_typer(audit.app, name="audit")
 app.command("proof")(proof.proof)
 app.command("pinning")(pinning.pinning)
 app.command("repin")(operations.repin)
+app.command("backfill")(backfill.backfill)
 app.command("reconcile")(operations.reconcile)
 app.command("export")(archive.export)
 app.command("import")(archive.import_)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,9 @@ from hls_pipeline.settings import Settings
 LOCATION = "hls_pipeline"
 """Of our code in Dagster. Part of every run key's identity: a new name would start old uploads again."""
 
-_SECONDS = 10.0
+_REPOSITORY = {"repositoryLocationName": LOCATION, "repositoryName": "__repository__"}
+
+_SECONDS, _LONG = 10.0, 120.0
 
 # Top-level mutations are executed one after the other: a run of an unknown partition would start, and fail.
 _LAUNCH = """
@@ -34,6 +36,17 @@ mutation ($repository: RepositorySelector!, $partitions: String!, $partition: St
     ... on UnauthorizedError {message}
   }
 }"""
+
+_BACKFILL = """
+mutation ($params: LaunchBackfillParams!) {
+  launchPartitionBackfill(backfillParams: $params) {
+    __typename
+    ... on LaunchBackfillSuccess {backfillId}
+    ... on PythonError {message}
+    ... on UnauthorizedError {message}
+  }
+}"""
+_KEYS_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
@@ -69,15 +82,32 @@ class DagsterClient:
 
     def launch(self, job: str, partitions: str, partition: str, tags: Mapping[str, str]) -> str:
         """Starts a run of one partition, which need not be known yet; its id. Raises as `ask`."""
-        repository = {"repositoryLocationName": LOCATION, "repositoryName": "__repository__"}
         params = {
-            "selector": {**repository, "jobName": job},
+            "selector": {**_REPOSITORY, "jobName": job},
             "runConfigData": {},
             "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in tags.items()]},
         }
-        variables = {"repository": repository, "partitions": partitions, "partition": partition, "params": params}
+        variables = {"repository": _REPOSITORY, "partitions": partitions, "partition": partition, "params": params}
         launched = self.ask(_LAUNCH, variables)["launchRun"]
         if "run" not in launched:
             reason = launched.get("message", launched["__typename"])
             raise ServiceRefused(f"Dagster at {self.url} does not start job {job}: {reason}")
         return str(launched["run"]["runId"])
+
+    def backfill(self, assets: Sequence[str], partitions: str, keys: Sequence[str]) -> str:
+        """Starts a backfill of the assets, a run for each of `keys`, which need not be known yet; its id. Raises as
+        `ask`. Of a job's backfill that was cancelled, Dagster would re-execute nothing; of one of assets, the rest."""
+        for start in range(0, len(keys), _KEYS_AT_ONCE):
+            added = "".join(
+                f"k{n}: addDynamicPartition(repositorySelector: $repository, partitionsDefName: $partitions, "
+                f"partitionKey: {json.dumps(key)}) {{__typename}}\n"  # a known one is answered with an error of its own
+                for n, key in enumerate(keys[start : start + _KEYS_AT_ONCE])
+            )
+            query = f"mutation ($repository: RepositorySelector!, $partitions: String!) {{{added}}}"
+            self.ask(query, {"repository": _REPOSITORY, "partitions": partitions}, _LONG)
+        params = {"assetSelection": [{"path": [asset]} for asset in assets], "partitionNames": list(keys)}
+        launched = self.ask(_BACKFILL, {"params": params}, _LONG)["launchPartitionBackfill"]
+        if "backfillId" not in launched:
+            reason = launched.get("message", launched["__typename"])
+            raise ServiceRefused(f"Dagster at {self.url} starts no backfill: {reason}")
+        return str(launched["backfillId"])

@@ -6,7 +6,7 @@ from hls_pipeline.queue import broker, requests
 
 ingest = dg.define_asset_job(
     requests.INGEST,
-    selection=["s3_segments", "s3_manifest", "ipfs_cids", "ipfs_manifest", "final_metadata"],
+    selection=list(requests.PATH_ASSETS),
     run_tags={broker.QUEUE_TAG: broker.IPFS},  # the sensor names another for small packages
     description="One package from the inbox to its final JSON.",
 )

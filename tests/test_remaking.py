@@ -197,3 +197,13 @@ def test_fifty_videos_stopped_half_way_and_resumed(world: World, cleared: Upload
         assert world.document(name)["video_assets"]["ipfs_directory"] == f"ipfs://{upload.root}"
         assert upload.upload_id == died.upload_id or name != names[24]
     assert repinning.check(world.objects, world.nodes, world.store, world.settings).healthy
+
+
+def test_a_backfill_that_was_stopped_has_only_the_rest_left_to_do(
+    world: World, cleared: Upload, files: dict[str, bytes]
+) -> None:
+    world.publish_package("w", {**files, "v/s2.ts": ts("w", 7000)})
+    world.walk(world.drop("staged", package("staged")), "stage", "write_s3_manifest")
+    assert world.store.ready_videos() == world.store.ready_videos(OTHER) == ("v", "w")
+    by_hand(world.having(ipfs_profile=OTHER), "v")
+    assert world.store.ready_videos(OTHER) == ("w",)

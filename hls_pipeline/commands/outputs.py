@@ -203,6 +203,12 @@ class Repin(TypedDict):
     more: int
 
 
+class Backfill(TypedDict):
+    videos: int
+    backfill: str | None
+    link: str | None
+
+
 class Total(TypedDict):
     findings: int
     count: int
@@ -304,6 +310,7 @@ OUTPUTS: dict[str, Any] = {
     "alerts": Problem,
     "audit anchor": Anchored,
     "audit verify": Verified,
+    "backfill": Backfill,
     "check": Check,
     "cid": Hashed,
     "doctor": Doctor,

@@ -80,6 +80,17 @@ class Arrivals(Database):
             found = db.execute(query.where(tables.video.c.video_id == video_id)).first()
         return rows.upload(found) if found else None
 
+    def ready_videos(self, not_of_profile: str | None = None) -> tuple[str, ...]:
+        """The ids of videos that have a published revision; only those whose current one is of another profile than
+        `not_of_profile`, where that is given."""
+        video, upload = tables.video, tables.upload
+        query = sa.select(video.c.video_id).where(video.c.current_revision.is_not(None)).order_by(video.c.video_id)
+        if not_of_profile:
+            current = (upload.c.video_id == video.c.video_id) & (upload.c.revision == video.c.current_revision)
+            query = query.join(upload, current).where(upload.c.profile != not_of_profile)
+        with self._read() as db:
+            return tuple(db.execute(query).scalars())
+
     def uploads_of(self, video_id: str) -> tuple[Upload, ...]:
         """All arrivals of a video, oldest first."""
         query = rows.uploads().where(tables.upload.c.video_id == video_id).order_by(tables.upload.c.created_at)

@@ -17,6 +17,9 @@ from hls_pipeline.uploads import Upload
 INGEST, CLEAR = "ingest", "clear"
 """The jobs."""
 
+PATH_ASSETS = ("s3_segments", "s3_manifest", "ipfs_cids", "ipfs_manifest", "final_metadata")
+"""What job ingest materializes, in this order."""
+
 INBOX = "inbox"
 """The sensor whose runs walk the whole path."""
 

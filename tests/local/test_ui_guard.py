@@ -18,7 +18,8 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from hls_pipeline.dagster_client import LOCATION
+from hls_pipeline.dagster_client import LOCATION, DagsterClient
+from hls_pipeline.errors import ServiceRefused
 from hls_pipeline.local import dagster_home, probes
 from hls_pipeline.local.data_folder import DataFolder
 from tests.stack_fixture import wait_until
@@ -28,6 +29,13 @@ MUTATION = """mutation {addDynamicPartition(
   repositorySelector: {repositoryLocationName: "hls_pipeline", repositoryName: "__repository__"}
 ) {__typename}}"""
 QUERY = "{version}"
+LITTLE = """import dagster as dg
+
+@dg.asset(partitions_def=dg.DynamicPartitionsDefinition(name="videos"))
+def s3_segments() -> None: ...
+
+defs = dg.Definitions([s3_segments])
+"""
 
 
 @dataclass(frozen=True)
@@ -58,10 +66,10 @@ class Site:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("ui")
-    (folder / "nothing.py").write_text("import dagster as dg\n\ndefs = dg.Definitions()\n")
+    (folder / "little.py").write_text(LITTLE)
     ports = DataFolder(folder).ports(("code_server", "ui"), {})
     workspace = dagster_home.write(folder / "dagster", ports["code_server"])
-    code = ("dagster", "api", "grpc", "-f", str(folder / "nothing.py"), "-h", "127.0.0.1")
+    code = ("dagster", "api", "grpc", "-f", str(folder / "little.py"), "-h", "127.0.0.1")
     commands = (
         (*code, "-p", str(ports["code_server"]), "--location-name", LOCATION),
         (
@@ -165,3 +173,16 @@ def test_subscriptions_work_for_the_app_and_for_nobody_else(site: Site) -> None:
     with pytest.raises(InvalidStatus) as refused, connect(address, origin="https://evil.test"):
         pass
     assert refused.value.response.status_code == 403
+
+
+def test_a_backfill_is_of_assets_and_knows_videos_that_dagster_had_forgotten(site: Site) -> None:
+    """Dagster re-executes the rest of a backfill of assets that was cancelled, and nothing of a job's. Videos at
+    rest are taken out of its list."""
+    dagster, keys = DagsterClient(f"http://{site.host}"), [f"v{n}" for n in range(501)]
+    dagster.ask(MUTATION.replace("none", "videos").replace('"k"', '"v7"'))
+    started = dagster.backfill(["s3_segments"], "videos", keys)
+    query = "query ($id: String!) {partitionBackfillOrError(backfillId: $id) {... on PartitionBackfill {%s}}}"
+    found = dagster.ask(query % "isAssetBackfill partitionNames", {"id": started})["partitionBackfillOrError"]
+    assert (found["isAssetBackfill"], sorted(found["partitionNames"])) == (True, sorted(keys))
+    with pytest.raises(ServiceRefused, match="no_such_asset"):
+        dagster.backfill(["no_such_asset"], "videos", ["v1"])
