@@ -389,3 +389,4 @@ def test_a_job_that_failed_is_told_with_its_run_until_it_succeeds(environment: W
         assert problem["action"] == failures.advice("corruption").action
         assert run(instance, False).success
         assert tick(instance)[0] == "nothing is wrong"
+    assert [problem["title"] for problem in receiver.posts[1]["resolved"]] == ["The job nightly_thing failed"]

@@ -35,10 +35,12 @@ KINDS = {
     "run_failed": "Jobs failed",
 }
 HEALING = frozenset({"service_down", "node_full", "disk_full"})
-"""Kinds that may pass by themselves; when they do after somebody was told, that is told too."""
+"""Kinds that may pass by themselves, which nobody is told of at once."""
 RUN_FAILED, PINS_SHORT = "run_failed", "pins_short"
 _OPENED_BY_JOBS = frozenset({RUN_FAILED, PINS_SHORT})
 """Kinds that a look twice a minute does not find: not finding them says nothing."""
+_END_IS_TOLD = HEALING | _OPENED_BY_JOBS
+"""Of uploads it is not: one that is taken up again may fail again, and one that waits for a service is not stuck."""
 _SHOWN = 20  # problems of a kind that a message lists
 
 
@@ -185,7 +187,7 @@ def settle(
         still = _known(db)
     for channel in channels:
         due = [problem for problem, told in still if _is_due(problem, told.get(channel.name), settings, now)]
-        past = [problem for problem, told in gone if problem.heals and channel.name in told]
+        past = [problem for problem, told in gone if problem.kind in _END_IS_TOLD and channel.name in told]
         if (due or past) and _sent(channel, Message(due, past)):
             _note_told(store, channel.name, due, now)
     return len(still)
