@@ -134,6 +134,10 @@ def test_the_page_needs_nothing_from_elsewhere_and_runs_nothing(
         page.set_viewport_size({"width": width, "height": 900})
         assert page.evaluate(TOO_WIDE) == []
     assert EVIL in page.inner_text("main")
+    page.emulate_media(color_scheme="dark")
+    shown = "part => getComputedStyle(document.querySelector(part)).backgroundColor"
+    assert page.evaluate(shown, "body") == "rgb(18, 22, 26)"
+    assert page.evaluate(shown, ".card svg") == "rgb(255, 255, 255)"
     page.close()
     assert asked == [file.as_uri()]
 
