@@ -176,12 +176,13 @@ receipt = sa.Table(
     "receipt",
     metadata,
     sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("upload_id", sa.ForeignKey("upload.upload_id"), nullable=False, index=True),
+    sa.Column("upload_id", sa.ForeignKey("upload.upload_id"), nullable=False),
     sa.Column("kind", sa.String(24), nullable=False, comment="proof, deletion, finding, restoration or withdrawal"),
     sa.Column("content", Json, nullable=False),
     sa.Column("time", Moment, nullable=False),
     sa.Column("run_id", sa.String(64)),
     sa.Column("hash", sa.String(64), comment="of it and the one before"),
+    sa.Index("receipt_by_upload", "upload_id", "id"),
 )
 
 # ---- the gateway's own ------------------------------------------------------------------------------------------
