@@ -134,10 +134,9 @@ def _begin(services: Services, caller: Caller, wanted: shapes.UploadRequest) -> 
     except UsageError as error:
         raise Refused(400, "bad_video_id", str(error)) from error
     require_owner(services.records, caller, video_id, now)
-    webhook = None
     if wanted.webhook is not None:
-        webhooks.of_upload(services, caller.key_id, wanted.webhook)
-        webhook = wanted.webhook.model_dump()
+        webhooks.check_url(services, wanted.webhook.url)
+    webhook = wanted.webhook.model_dump() if wanted.webhook else None
     arrival_id, bucket = secrets.token_hex(16), settings.s3_media
     if metadata is not None:
         services.objects.put(bucket, arrivals.prefix(arrival_id) + keys.METADATA, metadata, "application/json")

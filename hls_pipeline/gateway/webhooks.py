@@ -37,7 +37,7 @@ _PER_KEY = 50
 )
 async def make(request: Request, services: ServicesDep, caller: Writer) -> Response:
     wanted = await forms.json_body(request, services.settings, shapes.WebhookRequest, _MOST_BYTES)
-    _check_url(services, wanted.url)
+    check_url(services, wanted.url)
     if wanted.video_id is not None and not keys.is_video_id(wanted.video_id):
         raise Refused(400, "bad_video_id", "this is no video id")
     hook = await run_in_threadpool(_make, services, caller, wanted)
@@ -46,11 +46,12 @@ async def make(request: Request, services: ServicesDep, caller: Writer) -> Respo
 
 def of_upload(services: Services, key_id: str, wanted: UploadWebhook) -> Webhook:
     """As `arrivals.take_in` adds it to the upload. Raises Refused (400)."""
-    _check_url(services, wanted.url)
+    check_url(services, wanted.url)
     return Webhook("", key_id, None, wanted.url, wanted.secret, tuple(wanted.events), clock.now())
 
 
-def _check_url(services: Services, url: str) -> None:
+def check_url(services: Services, url: str) -> None:
+    """Raises Refused (400)."""
     try:
         outbound.check_url(url, private=services.settings.webhook_private)
     except UsageError as error:

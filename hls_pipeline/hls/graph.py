@@ -177,12 +177,8 @@ def _only_root(library: Library, candidates: list[str], findings: Findings) -> s
     reported = {report for path in (*candidates, *children) for report in _reports(library, path)}
     alone = [path for path in meant if path not in reported]
     doubtful = [path for path in roots if _is_doubtful(library, path)]
-    for choice in (
-        roots,
-        meant,
-        alone,
-        doubtful,
-    ):  # what is broken may be what should name the others, so it is judged first
+    # What is broken may be what should name the others, so it is judged first.
+    for choice in (roots, meant, alone, doubtful):
         if len(choice) == 1:
             return choice[0]
     if doubtful:
