@@ -54,6 +54,9 @@ def receive(
         verdict = judge(folder, store.latest_upload(folder.video_id), now, quiet)
         if isinstance(verdict, Drop):
             arrived.append(store.receive(verdict, now))
+        elif isinstance(verdict, TakenIn) and store.is_held(folder.video_id, now):
+            # Beside the run that does it, a delete that comes late would hit the same bytes, sent again meanwhile.
+            waiting.append(f"{folder.video_id}: a run takes out what was taken in")
         elif isinstance(verdict, TakenIn):
             take_out(objects, folder.freeze())  # a run was cut off while it did this, or the mark came late
         else:

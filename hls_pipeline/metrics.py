@@ -24,7 +24,7 @@ from prometheus_client.registry import Collector
 
 from hls_pipeline import clock, tables
 from hls_pipeline.errors import PipelineError, UsageError
-from hls_pipeline.metadata_store import MetadataStore
+from hls_pipeline.metadata_store import MetadataStore, rows
 from hls_pipeline.settings import Settings
 from hls_pipeline.uploads import IN_WORK, State
 
@@ -86,17 +86,16 @@ class _Facts(Collector):
 
 
 def _facts(db: sa.Connection, now: datetime) -> Iterator[Metric]:
-    upload, temp, lease = tables.upload, tables.temp_storage, tables.video_lease
+    upload, temp = tables.upload, tables.temp_storage
     uploads = GaugeMetricFamily("hls_uploads", "Uploads by state.", labels=["state"])
     counts = dict(db.execute(sa.select(upload.c.state, sa.func.count()).group_by(upload.c.state)).tuples().all())
     for state in State:
         uploads.add_metric([str(state)], counts.get(str(state), 0))
     yield uploads
 
-    held = sa.exists().where(
-        lease.c.video_id == upload.c.video_id, lease.c.holder.is_not(None), lease.c.expires_at > now
+    waits = sa.select(sa.func.min(upload.c.updated_at)).where(
+        upload.c.state.in_(IN_WORK), ~rows.is_held(upload.c.video_id, now)
     )
-    waits = sa.select(sa.func.min(upload.c.updated_at)).where(upload.c.state.in_(IN_WORK), ~held)
     since = db.execute(waits).scalar()
     age = (now - since).total_seconds() if since else 0.0
     yield GaugeMetricFamily("hls_queue_age_seconds", "Longest time an unfinished upload has been waiting.", value=age)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from hls_pipeline import clock, drops, submission
+from hls_pipeline import clock, drops, submission, work
 from hls_pipeline.errors import DropChanged, Outage, PackageRefused
 from hls_pipeline.hls.sources import FolderSource
+from hls_pipeline.metadata_store import PATH
 from hls_pipeline.uploads import State
 from tests.services import INBOX, World, free_ports, package, wait_until
 
@@ -156,3 +157,17 @@ def test_a_file_that_no_playlist_reaches_is_kept_also_when_nothing_else_changed(
     assert second.state is State.UNCHANGED
     assert world.read("extras/r1/unreferenced/notes.txt") == b"second"
     assert world.inbox() == set()
+
+
+def test_what_a_run_is_taking_out_is_left_to_it(world: World) -> None:
+    """The creator sends the same bytes again as soon as the folder is empty: a second delete that is on its way by
+    then cannot tell them apart."""
+    files = package("left to its run")
+    world.publish_package("v", files)
+    upload = world.drop("v", files)
+    with work.holding(upload, PATH + "run", world.store, world.settings) as lease:
+        world.store.unchanged(lease, clock.now())
+        assert world.receive() == ([], ["v: a run takes out what was taken in"])
+        assert "v/_READY" in world.inbox()
+    assert world.receive() == ([], [])
+    assert not world.inbox()

@@ -190,6 +190,9 @@ def test_a_process_killed_while_it_takes_out_an_unchanged_package(world: World) 
     killed_in(world, second, "stage, half of the inbox deleted")
     assert world.store.upload(second.upload_id).state is State.UNCHANGED
     assert world.inbox() != set()
+    assert world.receive() == ([], ["v: a run takes out what was taken in"]), "nobody knows yet that it is dead"
+    assert world.inbox() != set()
+    world.store.release_all()
     assert world.receive() == ([], [])
     assert world.inbox() == set()
     assert (world.store.versions("v"), world.media()) == before

@@ -98,6 +98,11 @@ class Leases(Database):
                 rows.set_upload(db, upload.upload_id, attempts=attempts, not_before=None)
         return Lease(upload.video_id, upload.upload_id, holder, fence)
 
+    def is_held(self, video_id: str, now: datetime) -> bool:
+        """Whether somebody is at work on the video."""
+        with self._read() as db:
+            return bool(db.execute(sa.select(rows.is_held(sa.literal(video_id), now))).scalar())
+
     def renew(self, lease: Lease, now: datetime, seconds: float) -> None:
         with self._write(lease) as db:
             db.execute(

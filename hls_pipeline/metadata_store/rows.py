@@ -106,11 +106,14 @@ def get_video(db: sa.Connection, video_id: str) -> sa.Row[Any]:
 
 def is_idle(now: datetime) -> sa.ColumnElement[bool]:
     """Whether nobody holds an upload's video, and the upload was not told to wait."""
-    lease, upload = tables.video_lease, tables.upload
-    held = sa.exists().where(
-        lease.c.video_id == upload.c.video_id, lease.c.holder.is_not(None), lease.c.expires_at > now
-    )
-    return ~held & (upload.c.not_before.is_(None) | (upload.c.not_before <= now))
+    upload = tables.upload
+    return ~is_held(upload.c.video_id, now) & (upload.c.not_before.is_(None) | (upload.c.not_before <= now))
+
+
+def is_held(video_id: sa.ColumnElement[str], now: datetime) -> sa.ColumnElement[bool]:
+    """Whether somebody is at work on a video."""
+    lease = tables.video_lease
+    return sa.exists().where(lease.c.video_id == video_id, lease.c.holder.is_not(None), lease.c.expires_at > now)
 
 
 def insert_new(db: sa.Connection, table: sa.Table, **values: Any) -> bool:

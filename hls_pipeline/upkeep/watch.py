@@ -16,6 +16,7 @@ from hls_pipeline import failures, tables
 from hls_pipeline.errors import PipelineError
 from hls_pipeline.ipfs.kubo import Kubo
 from hls_pipeline.metadata_store import MetadataStore
+from hls_pipeline.metadata_store.rows import is_held
 from hls_pipeline.object_store import ObjectStore
 from hls_pipeline.queue import broker
 from hls_pipeline.settings import Settings
@@ -72,7 +73,7 @@ def _stuck(store: MetadataStore, settings: Settings, now: datetime) -> Iterator[
         .where(
             upload.c.state.in_(IN_WORK),
             upload.c.report.is_(None) | upload.c.revision.is_not(None),
-            ~_held(now),
+            ~is_held(upload.c.video_id, now),
             since < now - timedelta(seconds=settings.stuck_seconds),
         )
         .limit(_AT_MOST)
@@ -96,7 +97,7 @@ def _not_cleared(store: MetadataStore, settings: Settings, now: datetime) -> Ite
     query = (
         sa.select(upload.c.upload_id, upload.c.video_id, upload.c.error, sa.func.count().label("objects"))
         .join(temp, temp.c.upload_id == upload.c.upload_id)
-        .where(late, ~_held(now))
+        .where(late, ~is_held(upload.c.video_id, now))
         .group_by(upload.c.upload_id, upload.c.video_id, upload.c.error)
         .limit(_AT_MOST)
     )
@@ -111,13 +112,6 @@ def _not_cleared(store: MetadataStore, settings: Settings, now: datetime) -> Ite
             "Nothing is lost, S3 only costs more. Look at the newest run of job clear for this video.",
             _page(settings, row.video_id),
         )
-
-
-def _held(now: datetime) -> sa.ColumnElement[bool]:
-    lease = tables.video_lease
-    return sa.exists().where(
-        lease.c.video_id == tables.upload.c.video_id, lease.c.holder.is_not(None), lease.c.expires_at > now
-    )
 
 
 def _page(settings: Settings, video_id: str) -> str:
