@@ -12,13 +12,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
-from itertools import groupby
+from itertools import dropwhile, groupby
 from typing import Any
 
 from hls_pipeline import keys
 from hls_pipeline.errors import DropChanged, ObjectChanged, ObjectMissing
 from hls_pipeline.metadata_store import MetadataStore
-from hls_pipeline.object_store import ObjectStore
+from hls_pipeline.object_store import ObjectStore, ObjectVersion
 from hls_pipeline.settings import Settings
 from hls_pipeline.uploads import Drop, DropObject, Folder, TakenIn, Upload, folder_of, judge
 
@@ -110,15 +110,33 @@ def changed(drop: Drop) -> DropChanged:
 
 
 def take_out(objects: ObjectStore, drop: Drop) -> None:
-    """Deletes what was frozen, as far as it still is what was frozen, then its markers."""
-    now = {item.key: item for item in objects.listing(drop.bucket, drop.prefix)}
-    frozen = [item for item in drop.objects if now.get(item.key) == item]
-    objects.delete(drop.bucket, [(item.key, item.etag, None) for item in frozen])
-    if drop.in_inbox:
-        ready = now.get(keys.inbox(drop.video_id, keys.READY))
-        rejected = now.get(keys.inbox(drop.video_id, keys.REJECTED))
-        marks = [ready if ready and ready.modified == drop.ready else None, rejected]
-        objects.delete(drop.bucket, [(mark.key, mark.etag, None) for mark in marks if mark])
+    """Deletes what was frozen, as far as it still is what was frozen, then its marks.
+
+    In a bucket that keeps versions exactly the frozen ones go, whatever is written meanwhile, and with them those they
+    had replaced, which would come back to light. In another one S3 can compare ETags only, so that a file written again
+    with the same bytes between the listing and its deletion goes too.
+    """
+    exactly = objects.keeps_versions(drop.bucket)
+    listing = (objects.versions if exactly else objects.current)(drop.bucket, drop.prefix)
+    frozen = {(item.key, item.etag, item.size, item.modified) for item in drop.objects}
+    ready, rejected = (
+        keys.inbox(drop.video_id, name) if drop.in_inbox else None for name in (keys.READY, keys.REJECTED)
+    )
+
+    def is_part(one: ObjectVersion) -> bool:
+        if one.key == ready:
+            return one.modified == drop.ready
+        return one.key == rejected or (one.key, one.etag, one.size, one.modified) in frozen
+
+    below: list[ObjectVersion] = []
+    files: list[ObjectVersion] = []
+    marks: list[ObjectVersion] = []
+    for key, versions in groupby((one for one in listing if not one.marker), key=lambda one: one.key):
+        going = list(dropwhile(lambda one: not is_part(one), versions))
+        (marks if key in (ready, rejected) else files).extend(going[:1])
+        below += going[1:]
+    for each in (below, files, marks):
+        objects.delete(drop.bucket, [(one.key, one.etag, one.version_id) for one in each])
 
 
 def refuse(objects: ObjectStore, bucket: str, folder_name: str, report: Mapping[str, Any]) -> None:

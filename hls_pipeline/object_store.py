@@ -55,6 +55,7 @@ class ObjectVersion:
     """None in a bucket without versioning."""
     etag: str
     size: int  # bytes
+    modified: datetime
     marker: bool
     """It only says that the object was deleted, and has no content."""
     latest: bool
@@ -74,22 +75,37 @@ class ObjectStore:
                     yield DropObject(item["Key"], item["ETag"], item["Size"], item["LastModified"])
 
     def versions(self, bucket: str, prefix: str) -> Iterator[ObjectVersion]:
-        """Every version and delete marker under `prefix`, in a versioned bucket; otherwise every object."""
-        if not self._versioned(bucket):
-            for item in self.listing(bucket, prefix):
-                yield ObjectVersion(item.key, None, item.etag, item.size, marker=False, latest=True)
+        """Every version and delete marker under `prefix`, in a bucket that has or had versioning; otherwise every
+        object. Of one key the newest comes first."""
+        if self._versioning(bucket) is None:
+            yield from self.current(bucket, prefix)
             return
         with border(f"listing versions of s3://{bucket}/{prefix}"):
             for page in self._client.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=prefix):
                 for one in page.get("Versions", ()):
-                    yield ObjectVersion(one["Key"], one["VersionId"], one["ETag"], one["Size"], False, one["IsLatest"])
+                    known = (one["Key"], one["VersionId"], one["ETag"], one["Size"], one["LastModified"])
+                    yield ObjectVersion(*known, False, one["IsLatest"])
                 for mark in page.get("DeleteMarkers", ()):
-                    yield ObjectVersion(mark["Key"], mark["VersionId"], "", 0, True, mark["IsLatest"])
+                    known = (mark["Key"], mark["VersionId"], "", 0, mark["LastModified"])
+                    yield ObjectVersion(*known, True, mark["IsLatest"])
 
-    def _versioned(self, bucket: str) -> bool:
-        """Also where versioning was suspended: its versions are still there."""
+    def current(self, bucket: str, prefix: str) -> Iterator[ObjectVersion]:
+        """Every object under `prefix` as it is now, to be told again by its ETag alone."""
+        for item in self.listing(bucket, prefix):
+            yield ObjectVersion(item.key, None, item.etag, item.size, item.modified, marker=False, latest=True)
+
+    def keeps_versions(self, bucket: str) -> bool:
+        """Whether what is written over stays as a version of its own, and each is deleted by its id alone."""
+        return self._versioning(bucket) == "Enabled"
+
+    def keep_versions(self, bucket: str) -> None:
+        with border(f"turning on the versioning of s3://{bucket}"):
+            self._client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+
+    def _versioning(self, bucket: str) -> str | None:
+        """`Enabled` or `Suspended`, when versions from before are still there; None where there never were any."""
         with border(f"looking at the versioning of s3://{bucket}"):
-            return "Status" in self._client.get_bucket_versioning(Bucket=bucket)
+            return self._client.get_bucket_versioning(Bucket=bucket).get("Status")
 
     def locks_objects(self, bucket: str) -> bool:
         """Whether objects of the bucket can be under a legal hold or a retention period at all."""

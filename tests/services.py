@@ -96,7 +96,7 @@ def running_s3(folder: Path) -> Iterator[Settings]:
     )
     seaweed.prepare(folder, secrets.token_hex(32))
     command = seaweed.command(folder, ports, (INBOX, MEDIA))
-    with service(command, folder, lambda: seaweed.has_buckets(settings), seaweed.environment(access, secret)):
+    with service(command, folder, lambda: seaweed.buckets_are_ready(settings), seaweed.environment(access, secret)):
         yield settings
 
 
@@ -407,7 +407,8 @@ class World:
 
     def empty_buckets(self) -> None:
         for bucket in (INBOX, MEDIA):
-            self.objects.delete(bucket, [(item.key, item.etag, None) for item in self.objects.listing(bucket)])
+            left = self.objects.versions(bucket, "")
+            self.objects.delete(bucket, [(one.key, one.etag, one.version_id) for one in left])
 
 
 CopiesOf = Callable[[World], Iterator[World]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -110,6 +111,40 @@ def test_taking_out_leaves_what_came_later(world: World) -> None:
     world.put("v", {"v/s0.ts": b"changed", "new.ts": b"new"})
     drops.take_out(world.objects, drop)
     assert world.inbox() == {"v/v/s0.ts", "v/new.ts"}
+
+
+def test_what_is_sent_again_while_it_is_taken_out_stays(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same bytes: only the versions that were frozen go, and those the creator had written over before."""
+    world.put("v", {"master.m3u8": b"first try"})
+    drop = world.drop("v", FILES).drop
+    delete = world.objects.delete
+
+    def late(bucket: str, objects: list[tuple[str, str, str | None]]) -> list[str]:
+        if objects and not again:
+            world.put("v", FILES)
+            world.mark("v")
+            again.append(True)
+        return delete(bucket, objects)
+
+    again: list[bool] = []
+    monkeypatch.setattr(world.objects, "delete", late)
+    drops.take_out(world.objects, drop)
+    assert again
+    assert world.inbox() == {f"v/{path}" for path in (*FILES, "_READY")}
+    assert {path: world.objects.read_all(INBOX, f"v/{path}") for path in FILES} == FILES
+    assert len(list(world.objects.versions(INBOX, "v/"))) == len(FILES) + 1
+
+
+def test_taking_out_of_a_bucket_without_versions_leaves_what_came_later(world: World) -> None:
+    name = f"inbox-{secrets.token_hex(4)}"
+    world.objects._client.create_bucket(Bucket=name)
+    plain = world.having(s3_inbox=name)
+    for path, data in {**FILES, "_READY": b""}.items():
+        world.objects.put(name, f"v/{path}", data, "video/mp2t")
+    ((upload,), _) = plain.receive()
+    world.objects.put(name, "v/v/s0.ts", b"changed", "video/mp2t")
+    drops.take_out(world.objects, upload.drop)
+    assert {item.key for item in world.objects.listing(name)} == {"v/v/s0.ts"}
 
 
 def test_a_refusal_keeps_the_creators_files(world: World) -> None:

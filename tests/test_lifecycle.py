@@ -66,10 +66,12 @@ def test_setup_says_what_it_did_and_can_be_repeated(own_buckets: World, as_envir
     as_environment(own_buckets.settings)
     first = CliRunner().invoke(app, ["setup"], catch_exceptions=False)
     assert first.stdout.count("lifecycle rules set") == 2
+    assert "keeps versions from now on" in first.stdout
+    assert own_buckets.objects.keeps_versions(own_buckets.settings.s3_inbox)
     again = CliRunner().invoke(app, ["setup"], catch_exceptions=False)
     assert again.stdout.count("are as they should be") == 2
     said = CliRunner().invoke(app, ["setup", "--json"], catch_exceptions=False).stdout
-    assert json.loads(said) == {"made": [], "changed": [], "dagster": False}
+    assert json.loads(said) == {"made": [], "changed": [], "versioned": False, "dagster": False}
 
 
 def test_setup_makes_a_bucket_that_is_missing(own_buckets: World, as_environment: Any) -> None:

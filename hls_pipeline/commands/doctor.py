@@ -117,7 +117,10 @@ def _bucket(settings: Settings, bucket: str) -> str:
     s3.list_objects_v2(Bucket=bucket, MaxKeys=1)
     begun = s3.create_multipart_upload(Bucket=bucket, Key=_PROBE_KEY)
     s3.abort_multipart_upload(Bucket=bucket, Key=_PROBE_KEY, UploadId=begun["UploadId"])
-    return f"reads and writes at {settings.s3_endpoint or 'AWS'}"
+    works = f"reads and writes at {settings.s3_endpoint or 'AWS'}"
+    if bucket != settings.s3_inbox or object_store.connect(settings).keeps_versions(bucket):
+        return works
+    return f"{works}; keeps no versions, so what is sent again while it is taken out may be lost: `hls-pipeline setup`"
 
 
 def _nodes(settings: Settings) -> str:

@@ -176,6 +176,7 @@ class Doctor(TypedDict):
 class Setup(TypedDict):
     made: list[str]
     changed: list[str]
+    versioned: bool
     dagster: bool
 
 

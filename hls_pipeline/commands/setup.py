@@ -14,7 +14,7 @@ from hls_pipeline.settings import Settings
 
 def setup(data: DataOption = None, as_json: JsonOption = False) -> None:
     """Make the buckets that are missing, bring the databases to the newest schema (Dagster's too, where DAGSTER_HOME
-    names its instance) and the lifecycle rules of the buckets to what they should be."""
+    names its instance) and the lifecycle rules of the buckets to what they should be; the inbox keeps versions."""
     settings = configured(data)
     made = [bucket for bucket in (settings.s3_inbox, settings.s3_media) if _make_bucket(bucket, settings)]
     metadata_store.migrate(settings.database_url)
@@ -23,9 +23,13 @@ def setup(data: DataOption = None, as_json: JsonOption = False) -> None:
         from hls_pipeline.queue.instance import migrate
 
         migrate()
-    changed = lifecycle.apply(object_store.connect(settings), settings)
+    objects = object_store.connect(settings)
+    changed = lifecycle.apply(objects, settings)
+    versioned = not objects.keeps_versions(settings.s3_inbox)
+    if versioned:
+        objects.keep_versions(settings.s3_inbox)
     if as_json:
-        print_json({"made": made, "changed": list(changed), "dagster": dagster}, one_line=True)
+        print_json({"made": made, "changed": list(changed), "versioned": versioned, "dagster": dagster}, one_line=True)
         return
     for bucket in made:
         typer.echo(f"bucket {bucket}: made")
@@ -33,6 +37,7 @@ def setup(data: DataOption = None, as_json: JsonOption = False) -> None:
     typer.echo("Dagster's database too" if dagster else "Dagster's database: left alone, DAGSTER_HOME is not set")
     for bucket in (settings.s3_inbox, settings.s3_media):
         typer.echo(f"bucket {bucket}: lifecycle rules {'set' if bucket in changed else 'are as they should be'}")
+    typer.echo(f"bucket {settings.s3_inbox}: {'keeps versions from now on' if versioned else 'keeps versions'}")
 
 
 def _make_bucket(bucket: str, settings: Settings) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from hls_pipeline.object_store import client
+from hls_pipeline.object_store import client, connect
 from hls_pipeline.settings import Settings
 
 PORTS = (
@@ -78,10 +78,14 @@ def environment(access_key: str, secret_key: str) -> dict[str, str]:
     return {"AWS_ACCESS_KEY_ID": access_key, "AWS_SECRET_ACCESS_KEY": secret_key, "GOMEMLIMIT": _MEMORY}
 
 
-def has_buckets(settings: Settings) -> bool:
-    """Whether S3 answers and both buckets are there; `weed` makes them a moment after it listens."""
+def buckets_are_ready(settings: Settings) -> bool:
+    """Whether S3 answers and both buckets are there; `weed` makes them a moment after it listens. From then on the
+    inbox keeps versions, as `hls-pipeline setup` has it in production."""
     try:
         names = {bucket["Name"] for bucket in client(settings).list_buckets()["Buckets"]}
+        if not {settings.s3_inbox, settings.s3_media} <= names:
+            return False
+        connect(settings).keep_versions(settings.s3_inbox)
     except Exception:  # noqa: BLE001  # whatever it is, it is not ready
         return False
-    return {settings.s3_inbox, settings.s3_media} <= names
+    return True

@@ -123,7 +123,7 @@ class Stack:
             command=seaweed.command(folder, self.ports, (reached.s3_inbox, reached.s3_media)),
             environment=seaweed.environment(self.identity.s3_access_key, self.identity.s3_secret_key),
             folder=folder,
-            answers=lambda _: probes.listens(self.ports["s3"]) and seaweed.has_buckets(reached),
+            answers=lambda _: probes.listens(self.ports["s3"]) and seaweed.buckets_are_ready(reached),
             address=self.url("s3"),
         )
 

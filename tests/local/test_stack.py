@@ -41,7 +41,7 @@ def everything_answers(stack: RunningStack) -> bool:
         probes.kubo_rpc_answers(addresses["ipfs_rpc"][0])
         and probes.gateway_answers(addresses["ipfs_gateway"])
         and probes.webserver_answers(addresses["dagster"])
-        and seaweed.has_buckets(settings_of(settings.Settings(data=stack.data)))
+        and seaweed.buckets_are_ready(settings_of(settings.Settings(data=stack.data)))
     )
 
 
