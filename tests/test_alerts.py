@@ -379,6 +379,7 @@ def test_a_job_that_failed_is_told_with_its_run_until_it_succeeds(environment: W
 
     with dg.DagsterInstance.ephemeral() as instance:
         notice(run(instance, True, **{"dagster/partition": "v"}), instance)
+        notice(run(instance, True, **{"dagster/will_retry": "true"}), instance)
         assert tick(instance)[0] == "nothing is wrong"
         failing = run(instance, True)
         notice(failing, instance)

@@ -26,8 +26,8 @@ compute_logs: {module: dagster._core.storage.noop_compute_log_manager, class: No
 sensors: {use_threads: true, num_workers: 4, num_submit_workers: 4}
 schedules: {use_threads: true, num_workers: 2}
 backfills: {use_threads: true, num_workers: 2, num_submit_workers: 4}
-# The pipeline starts unfinished uploads again itself; two who do so would get in each other's way.
-run_retries: {enabled: false}
+# Runs whose process is gone. Those of an upload say that they want none: the sensor starts it again.
+run_retries: {enabled: true, max_retries: 10, retry_on_asset_or_op_failure: false}
 run_monitoring: {enabled: false}
 auto_materialize: {enabled: false, use_sensors: false}
 freshness: {enabled: true}  # of pin_health: whether it was looked at lately

@@ -30,7 +30,7 @@ from hls_pipeline import clock, metadata_store, object_store
 from hls_pipeline.errors import Outage
 from hls_pipeline.metadata_store import MetadataStore
 from hls_pipeline.queue import broker, leases
-from hls_pipeline.queue.instance import fail_lost_run, keep_connections, launch_again
+from hls_pipeline.queue.instance import fail_lost_run, keep_connections
 from hls_pipeline.queue.requests import UPLOAD_TAG
 from hls_pipeline.queue.shared import Budget, Flag
 from hls_pipeline.settings import Settings
@@ -119,8 +119,6 @@ class Executor:
             _execute_run_command_body(run_id, self.instance, lambda _: None, set_exit_code_on_failure=True)
         if watch.handed_back:
             leases.hand_back(self.store, run_id)
-            if UPLOAD_TAG not in watch.run.tags:
-                launch_again(self.instance, watch.run)
         if watch.interrupted:
             raise SystemExit  # a process that was interrupted anywhere ends; its message comes back and finds the end
 
@@ -183,8 +181,8 @@ class _Watch:
         status = self.executor.status(self.run.run_id)
         if status is DagsterRunStatus.STARTED and self.executor.stopping.is_set():
             self.handed_back = True
-            then = "the upload goes on in another" if UPLOAD_TAG in self.run.tags else "another run does it again"
-            self.executor.instance.report_run_canceling(self.run, f"The worker stops; {then}.")
+            if UPLOAD_TAG in self.run.tags:  # others count as failed when they are interrupted, which is retried
+                self.executor.instance.report_run_canceling(self.run, "The worker stops; another run goes on.")
             return True
         return status in _ENDED_FROM_OUTSIDE
 

@@ -16,7 +16,6 @@ from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 from dagster._core.events import JobFailureData, RunFailureReason
 from dagster._core.launcher import DefaultRunLauncher
 from dagster._core.remote_origin import GrpcServerCodeLocationOrigin
-from dagster._core.storage.tags import PARENT_RUN_ID_TAG, ROOT_RUN_ID_TAG
 from dagster._core.workspace.load import location_origins_from_yaml_paths
 from dagster._grpc.client import DagsterGrpcClient
 from dagster._grpc.types import GetCurrentRunsResult
@@ -50,37 +49,9 @@ def migrate() -> None:
 
 
 def fail_lost_run(instance: DagsterInstance, run: DagsterRun) -> None:
-    """Its worker is gone. Who restarts is the sensor, so this only says what happened."""
+    """Its worker is gone. The sensor starts an upload again, Dagster's run retries do so with all other runs."""
     lost = JobFailureData(error=None, failure_reason=RunFailureReason.RUN_WORKER_RESTART)
-    instance.report_run_failed(run, "Its worker is gone; the upload gets a new run.", job_failure_data=lost)
-
-
-def launch_again(instance: DagsterInstance, run: DagsterRun) -> None:
-    """Another run does what this one did, in its group and its backfill."""
-    from hls_pipeline.definitions import defs
-
-    root = run.root_run_id or run.run_id
-    again = instance.create_run(
-        job_name=run.job_name,
-        run_id=None,
-        run_config=run.run_config,
-        status=None,
-        tags={**run.tags, PARENT_RUN_ID_TAG: run.run_id, ROOT_RUN_ID_TAG: root},
-        root_run_id=root,
-        parent_run_id=run.run_id,
-        step_keys_to_execute=run.step_keys_to_execute,
-        execution_plan_snapshot=instance.get_execution_plan_snapshot(run.execution_plan_snapshot_id or ""),
-        job_snapshot=instance.get_job_snapshot(run.job_snapshot_id or ""),
-        parent_job_snapshot=None,
-        asset_selection=run.asset_selection,
-        asset_check_selection=run.asset_check_selection,
-        resolved_op_selection=run.resolved_op_selection,
-        op_selection=run.op_selection,
-        remote_job_origin=run.remote_job_origin,
-        job_code_origin=run.job_code_origin,
-        asset_graph=defs().get_repository_def().asset_graph,
-    )
-    instance.launch_run(again.run_id, None)  # type: ignore[arg-type]  # our launcher needs no workspace
+    instance.report_run_failed(run, "Its worker is gone; another run goes on with it.", job_failure_data=lost)
 
 
 def keep_connections(instance: DagsterInstance) -> None:

@@ -1,9 +1,9 @@
 """Dagster's run launcher: a run's id goes into the queue, and a worker somewhere executes it.
 
 A broker that is away is no failure of an upload's run: it is cancelled, with the reason, and the sensor asks again. A
-run that nobody would ask for again, of a schedule, a backfill or by hand, has failed. To terminate, a run is marked in
-Dagster's storage, where its worker looks every second; that needs no remote control, so it is the same with every
-broker.
+run of a schedule, a backfill or by hand has failed, and Dagster's run retries try it again for a minute or two. To
+terminate, a run is marked in Dagster's storage, where its worker looks every second; that needs no remote control, so
+it is the same with every broker.
 """
 
 from __future__ import annotations

@@ -29,6 +29,10 @@ VIDEOS = "videos"
 UPLOAD_TAG = "hls/upload_id"
 """Run tag naming the upload; without it a run means the current revision of its partition."""
 
+NO_RETRIES_TAG = "dagster/max_retries"
+"""Run tag that, with "0", keeps Dagster's run retries away: two who start an upload again would get in each other's
+way."""
+
 RUN_KEY_TAG, SENSOR_TAG, PARTITION_TAG = "dagster/run_key", "dagster/sensor_name", "dagster/partition"
 
 
@@ -53,5 +57,6 @@ def next_run(upload: Upload, store: MetadataStore, config: Settings, now: dateti
         UPLOAD_TAG: upload.upload_id,
         broker.QUEUE_TAG: broker.LIGHT if small else broker.IPFS,
         broker.BYTES_TAG: str(upload.drop.bytes),
+        NO_RETRIES_TAG: "0",
     }
     return RunRequest(f"{upload.upload_id}:{number}", upload.video_id, tags)

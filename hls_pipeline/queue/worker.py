@@ -1,8 +1,9 @@
 """`hls-pipeline worker`: takes runs out of the queues and executes them in processes that are warm.
 
 The parent imports everything, then forks; a child opens its databases once. A message is acknowledged when its run is
-over, so it comes back when a worker dies; a run that had begun is not begun again then: once nobody holds its video it
-is failed as worker loss, and the sensor starts the upload again. How one run is executed is in `execution.py`.
+over, so it comes back when a worker dies; a run that had begun is not begun again then: once its lease is over it is
+failed as worker loss. The sensor starts an upload again, Dagster's run retries do so with all other runs. How one run
+is executed is in `execution.py`.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import dagster as dg
+from dagster._core.storage.tags import WILL_RETRY_TAG
 
 from hls_pipeline import clock, failures, settings
 from hls_pipeline.errors import PipelineError
@@ -73,8 +74,8 @@ def _mended(instance: dg.DagsterInstance, known: list[Problem]) -> list[str]:
 )
 def failed_jobs(context: dg.RunFailureSensorContext, metadata: MetadataResource) -> dg.SkipReason | None:
     run = context.dagster_run
-    if _PARTITION in run.tags:
-        return dg.SkipReason("a run of a video is started again by itself")
+    if _PARTITION in run.tags or run.tags.get(WILL_RETRY_TAG) == "true":
+        return dg.SkipReason("it is started again by itself")
     config = settings.load()
     cause, code = _cause(context)
     link = f"{config.dagster_url.rstrip('/')}/runs/{run.run_id}" if config.dagster_url else ""

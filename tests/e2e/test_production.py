@@ -16,6 +16,7 @@ import requests
 
 from hls_pipeline import replicas
 from hls_pipeline.commands import doctor
+from hls_pipeline.dagster_client import LOCATION
 from hls_pipeline.uploads import State
 from tests import services
 from tests.e2e.conftest import Pipeline
@@ -82,6 +83,22 @@ def test_a_package_whose_gateway_is_killed_in_the_middle_of_it_is_sent_again(pro
     published_once(production, "halfway", files)
 
 
+def test_a_repin_whose_workers_are_killed_is_done_by_another_run(production: Pipeline) -> None:
+    """It waited for the next night."""
+    asked = {"job": {"repositoryLocationName": LOCATION, "repositoryName": "__repository__", "jobName": "repin"}}
+    with frozen(production.stack.part("ipfs-2")):
+        launched = production.graphql(
+            "mutation ($job: JobOrPipelineSelector!) {launchRun(executionParams: {selector: $job, runConfigData: {}}) "
+            "{... on LaunchRunSuccess {run {runId}}}}",
+            **asked,
+        )
+        first = launched["launchRun"]["run"]["runId"]
+        services.wait_until(lambda: statuses(production, first)[first] == "STARTED", "it to be at work", 60)
+        kill(production, ("worker-1", "worker-2"))
+    services.wait_until(lambda: "SUCCESS" in statuses(production, first).values(), "another to do it", 120)
+    assert sorted(statuses(production, first).values()) == ["FAILURE", "SUCCESS"]
+
+
 def test_nothing_listens_anywhere_but_on_loopback(production: Pipeline) -> None:
     listening = {
         connection.laddr.ip.removeprefix("::ffff:")
@@ -105,6 +122,22 @@ def kill(pipeline: Pipeline, names: tuple[str, ...]) -> None:
     for part in [pipeline.stack.part(name) for name in names]:
         part.kill()
     services.wait_until(lambda: pipeline.stack.said()[said:].count(" is back after ") >= len(names), f"{names}", 90)
+
+
+@contextlib.contextmanager
+def frozen(part: psutil.Process) -> Iterator[None]:
+    part.suspend()
+    try:
+        yield
+    finally:
+        part.resume()
+
+
+def statuses(pipeline: Pipeline, run_id: str) -> dict[str, str]:
+    """Of a run and of those that were started in its place."""
+    group = "query ($run: ID!) {runGroupOrError(runId: $run) {... on RunGroup {runs {runId status}}}}"
+    found = pipeline.graphql(group, run=run_id)["runGroupOrError"]["runs"]
+    return {run["runId"]: run["status"] for run in found}
 
 
 def under_way(pipeline: Pipeline, video_id: str) -> bool:

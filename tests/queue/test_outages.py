@@ -73,7 +73,7 @@ def test_a_run_that_was_published_although_the_broker_fell_silent_is_not_done_tw
         silent.set()
         nightly = installation.launch("thin_history")  # asks whether queue upkeep is there
         silent.clear()
-        assert installation.status(nightly) is DagsterRunStatus.FAILURE, "nobody asks for it again before tomorrow"
+        assert installation.status(nightly) is DagsterRunStatus.FAILURE, "it is no upload's"
         installation.launch("clear", "none")
         installation.drop("v", package(request.node.name))
         installation.world.receive()

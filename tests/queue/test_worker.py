@@ -11,11 +11,10 @@ from urllib.request import urlopen
 
 import pytest
 from dagster import DagsterEventType, DagsterRunStatus
-from dagster._core.storage.tags import BACKFILL_ID_TAG, PARENT_RUN_ID_TAG
+from dagster._core.storage.tags import WILL_RETRY_TAG
 
 from hls_pipeline import clock
 from hls_pipeline.queue import broker, leases
-from hls_pipeline.queue.requests import VIDEOS
 from hls_pipeline.uploads import State
 from tests.queue.conftest import Installation
 from tests.queue.pausing_worker import STEPS
@@ -48,6 +47,7 @@ def test_a_worker_process_killed_in_each_step_costs_a_try_and_nothing_else(
     assert {path.name for path in installation.folder.glob("died-in-*")} == {f"died-in-{step}" for step in STEPS}
     statuses = [run.status for run in installation.ended_runs()]
     assert statuses.count(DagsterRunStatus.FAILURE) >= len(STEPS)
+    assert "true" not in {run.tags.get(WILL_RETRY_TAG) for run in installation.runs()}, "the sensor does so"
     assert set(statuses) <= {DagsterRunStatus.FAILURE, DagsterRunStatus.SUCCESS}
     assert not installation.runs(DagsterRunStatus.STARTED)
 
@@ -132,33 +132,19 @@ def test_workers_are_replaced_one_by_one_without_losing_or_failing_anything(
     assert DagsterRunStatus.FAILURE not in {run.status for run in installation.ended_runs()}
 
 
-def test_a_run_that_no_sensor_asks_for_goes_on_when_its_worker_stops(
-    installation: Installation, request: pytest.FixtureRequest
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_no_sensor_asks_for_is_retried_by_dagster_when_its_worker_is_gone(
+    installation: Installation, how: signal.Signals
 ) -> None:
-    """A re-pin was cancelled until the next night, and a video of a backfill for good."""
-    walked = installation.world.walk(installation.world.drop("v", package(request.node.name)))
-    installation.instance.add_dynamic_partitions(VIDEOS, ["v"])
+    """A re-pin waited for the next night, and a video of a backfill for ever."""
+    slow = installation.start_worker(at="hold:thin", HLS_WORKER_STOP_SECONDS="0")
     nightly = installation.launch("thin_history")
-    by_hand = installation.launch("clear", walked.video_id, {BACKFILL_ID_TAG: "b"})
-    slow = installation.start_worker(
-        "--queues",
-        "light,upkeep",
-        at="hold:thin,clear_temp_storage",
-        HLS_WORKER_STOP_SECONDS="0",
-        HLS_LEASE_SECONDS="60",
-    )
-    wait_until(lambda: len(installation.runs(DagsterRunStatus.STARTED)) == 2, "both to be at work", 40)
-    slow.send_signal(signal.SIGTERM)
-    assert slow.wait(30) == 0, installation.log()
-    installation.release()
-    installation.start_worker(HLS_LEASE_SECONDS="60")
-    runs = {run.tags.get(PARENT_RUN_ID_TAG): run for run in installation.ended_runs()}
-    for first in (nightly, by_hand):
-        assert installation.status(first) is DagsterRunStatus.CANCELED
-        assert runs[first].status is DagsterRunStatus.SUCCESS
-    assert runs[by_hand].tags[BACKFILL_ID_TAG] == "b"
-    assert len(installation.runs()) == 4
-    assert installation.state("v") is State.CLEARED
+    installation.wait_until_held()
+    os.killpg(slow.pid, how)
+    slow.wait(30)
+    installation.start_worker()
+    wait_until(lambda: installation.runs()[0].tags.get(WILL_RETRY_TAG) == "true", "Dagster to be told", 60)
+    assert [(run.run_id, run.status) for run in installation.runs()] == [(nightly, DagsterRunStatus.FAILURE)]
 
 
 def test_a_run_whose_message_comes_twice_at_once_is_executed_once(installation: Installation) -> None:
