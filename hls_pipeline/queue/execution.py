@@ -137,6 +137,7 @@ class Executor:
             self.instance.report_run_canceled(run)
         else:
             fail_lost_run(self.instance, run)
+        leases.hide(self.store, run.run_id)
 
 
 @dataclass

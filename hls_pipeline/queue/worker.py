@@ -19,6 +19,7 @@ from typing import Any
 from celery import bootsteps, signals
 from celery.exceptions import Reject
 from celery.worker import state
+from celery.worker.consumer.delayed_delivery import DelayedDelivery
 from celery.worker.consumer.tasks import Tasks
 
 from hls_pipeline import metrics, settings
@@ -80,6 +81,8 @@ def run(queues: Sequence[str], concurrency: int, health_port: int | None) -> Non
     # No queue gets more than its share: large packages leave room for small ones, and nothing waits in a busy worker.
     worker.consumer.initial_prefetch_count = broker.connect(config).prefetch(concurrency, len(queues))
     worker.consumer.on_decode_error = _keep_for_a_person
+    # Where there are quorum queues, Celery makes 28 more for tasks that wait; ours wait in a detour of their own.
+    worker.consumer.steps = [step for step in worker.consumer.steps if not isinstance(step, DelayedDelivery)]
     if health_port is not None:
         health.serve("127.0.0.1", health_port, pulse, lambda: [request.id for request in state.active_requests])
     metrics.serve_worker(config)

@@ -10,6 +10,7 @@ from datetime import timedelta
 from urllib.request import urlopen
 
 import pytest
+from amqp.exceptions import NotFound
 from dagster import DagsterEventType, DagsterRunStatus
 from dagster._core.storage.tags import WILL_RETRY_TAG
 
@@ -35,6 +36,8 @@ def test_a_package_goes_through_the_queue_to_its_final_document_and_is_cleared(
     assert installation.status(run) is DagsterRunStatus.SUCCESS
     installation.assert_published_once("v")
     assert json.load(urlopen(f"http://127.0.0.1:{port}/healthz"))["broker"] == "connected"
+    with broker.celery_app(installation.settings).connection_for_write() as connection, pytest.raises(NotFound):
+        connection.default_channel.queue_declare("celery_delayed_0", passive=True)  # Celery would make 28 of them
 
 
 def test_a_worker_process_killed_in_each_step_costs_a_try_and_nothing_else(
@@ -145,6 +148,7 @@ def test_a_run_that_no_sensor_asks_for_is_retried_by_dagster_when_its_worker_is_
     installation.start_worker()
     wait_until(lambda: installation.runs()[0].tags.get(WILL_RETRY_TAG) == "true", "Dagster to be told", 60)
     assert [(run.run_id, run.status) for run in installation.runs()] == [(nightly, DagsterRunStatus.FAILURE)]
+    wait_until(lambda: not leases.at_work(installation.world.store, nightly, clock.EPOCH), "its claim to be given up")
 
 
 def test_a_run_whose_message_comes_twice_at_once_is_executed_once(installation: Installation) -> None:
