@@ -37,7 +37,7 @@ from hls_pipeline.hls.findings import Report
 from hls_pipeline.ipfs.kubo import Kubo
 from hls_pipeline.ipfs.proof import Receipt
 from hls_pipeline.ipfs.unixfs import PROFILES, Extent, build_directory
-from hls_pipeline.metadata_store import Lease, MetadataStore, TempObject
+from hls_pipeline.metadata_store import InventoryFile, Lease, MetadataStore, TempObject
 from hls_pipeline.object_store import ObjectStore
 from hls_pipeline.revisions import Revision
 from hls_pipeline.settings import Settings
@@ -317,17 +317,17 @@ def finalize(upload: Upload, lease: Lease, objects: ObjectStore, store: Metadata
     Raises ProofMissing unless both directories are proven on the quorum.
     """
     if upload.state is State.PINNED:
-        _require_proof(upload, store, settings)
-        now = clock.now()
+        proofs, files, now = store.receipts(upload.upload_id, "proof"), store.inventory(upload.upload_id), clock.now()
+        _require_proof(upload, proofs, settings)
         if store.newest_ready_revision(upload.video_id) > (upload.revision or 0):
             store.supersede(lease, "a newer revision was ready first", now)
             return store.upload(upload.upload_id)
         store.finalize(
             lease,
-            _final_document(upload, store, now),
+            _final_document(upload, files, proofs, now),
             now + timedelta(seconds=settings.s3_grace_seconds),
             actor=_actor(upload),
-            reason=_sealed("published", upload, store),
+            reason=evidence.sealed("published", files, upload.facts, proofs),
             run_id=lease.run_id,
             now=now,
         )
@@ -343,26 +343,23 @@ def finalize(upload: Upload, lease: Lease, objects: ObjectStore, store: Metadata
 
 def _revise(upload: Upload, lease: Lease, store: MetadataStore, settings: Settings) -> None:
     """A new version where what is on IPFS is not what the revision's last document names."""
-    now = clock.now()
-    before, document = store.newest_version(upload), _final_document(upload, store, now)
+    proofs, files, now = store.receipts(upload.upload_id, "proof"), store.inventory(upload.upload_id), clock.now()
+    before, document = store.newest_version(upload), _final_document(upload, files, proofs, now)
     if before and json.loads(before.document)["video_assets"] != document["video_assets"]:
-        _require_proof(upload, store, settings)
+        _require_proof(upload, proofs, settings)
         store.revise(
             lease,
             document,
             actor=_actor(upload),
-            reason=_sealed("made again", upload, store),
+            reason=evidence.sealed("made again", files, upload.facts, proofs),
             run_id=lease.run_id,
             now=now,
         )
 
 
-def _sealed(reason: str, upload: Upload, store: MetadataStore) -> str:
-    proofs = store.receipts(upload.upload_id, "proof")
-    return evidence.sealed(reason, store.inventory(upload.upload_id), upload.facts, proofs)
-
-
-def _final_document(upload: Upload, store: MetadataStore, now: datetime) -> dict[str, Any]:
+def _final_document(
+    upload: Upload, files: Sequence[InventoryFile], proofs: Sequence[dict[str, Any]], now: datetime
+) -> dict[str, Any]:
     assert upload.revision and upload.playlist and upload.root and upload.record and upload.manifest
     return documents.final(
         video_id=upload.video_id,
@@ -371,17 +368,16 @@ def _final_document(upload: Upload, store: MetadataStore, now: datetime) -> dict
         root=upload.root,
         record=upload.record,
         playlist=upload.playlist,
-        segments=[file.cid for file in store.inventory(upload.upload_id) if not file.is_playlist],
+        segments=[file.cid for file in files if not file.is_playlist],
         completed_at=now,
-        replicas=len(replicas.proven(store.receipts(upload.upload_id, "proof"), upload.root)),
+        replicas=len(replicas.proven(proofs, upload.root)),
         creator=upload.metadata or {},
     )
 
 
-def _require_proof(upload: Upload, store: MetadataStore, settings: Settings) -> None:
-    receipts = store.receipts(upload.upload_id, "proof")
+def _require_proof(upload: Upload, proofs: Sequence[dict[str, Any]], settings: Settings) -> None:
     for root in (upload.root, upload.record):
-        if root is None or len(replicas.proven(receipts, root)) < settings.ipfs_quorum:
+        if root is None or len(replicas.proven(proofs, root)) < settings.ipfs_quorum:
             raise ProofMissing(
                 f"upload {upload.upload_id}: {root or 'its record'} is not proven on {settings.ipfs_quorum} node(s)"
             )
