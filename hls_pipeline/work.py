@@ -37,7 +37,7 @@ def holding(
         store.sweep_again(upload.upload_id, settings.s3_media, clock.now())
         raise
     reached = store.upload(upload.upload_id)
-    if last or reached.incomplete or reached.state not in IN_WORK:
+    if last or reached.incomplete or not (reached.state in IN_WORK or _is_at_its_end(lease, store)):
         store.release(lease)
 
 

@@ -24,7 +24,7 @@ from hls_pipeline.metadata_store import PATH, MetadataStore
 from hls_pipeline.settings import Settings
 from hls_pipeline.uploads import State, Upload
 from tests.services import wait_until
-from tests.test_metadata_store import REPORT, accepted, drop, pinned
+from tests.test_metadata_store import REPORT, accepted, drop, finalized, pinned
 
 RUN = PATH + "run"
 SETTINGS = Settings(lease_seconds=1.2, max_attempts=3, retry_seconds=10)
@@ -174,8 +174,6 @@ def test_a_failed_upload_that_is_resumed_has_all_its_tries_again(store: Metadata
 
 
 def test_a_published_upload_never_fails_whatever_its_clean_up_finds(store: MetadataStore, upload: Upload) -> None:
-    from tests.test_metadata_store import finalized
-
     with work.holding(upload, RUN, store, SETTINGS) as lease:
         pinned(store, lease)
         finalized(store, lease)
@@ -183,6 +181,22 @@ def test_a_published_upload_never_fails_whatever_its_clean_up_finds(store: Metad
         known = failing(store, upload, Corruption("somebody replaced it"))
     assert (known.state, known.error) == (State.PUBLISHED, "somebody replaced it")
     assert wait_of(known) > 10
+
+
+def test_a_path_cut_off_behind_its_final_document_goes_on_until_its_last_step(
+    store: MetadataStore, upload: Upload
+) -> None:
+    """Each step gave the video free, and counted as a try: one killed in between was forgotten, Dagster never told."""
+    lease = store.take_lease(upload, RUN, clock.now(), 60)
+    pinned(store, lease)
+    finalized(store, lease)
+    store.cut_off(lease)
+    for last in (False, False, True):
+        assert [cut.upload_id for cut in store.ready_to_run(clock.now() + timedelta(seconds=2))] == [upload.upload_id]
+        with work.holding(upload, PATH + "next", store, SETTINGS, last=last):
+            pass
+    assert store.ready_to_run(clock.now() + timedelta(seconds=2)) == ()
+    assert store.upload(upload.upload_id).attempts == 1
 
 
 def test_a_drop_that_changed_gives_way_and_is_no_failure(store: MetadataStore, upload: Upload) -> None:
