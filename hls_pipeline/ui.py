@@ -18,7 +18,9 @@ from urllib.parse import parse_qsl, urlsplit
 
 import uvicorn
 from dagster._cli.workspace.cli_target import workspace_opts_to_load_target
+from dagster._core.storage.dagster_run import CANCELABLE_RUN_STATUSES, DagsterRunStatus
 from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster_graphql.schema.pipelines.pipeline import GrapheneRun
 from dagster_shared.cli import WorkspaceOpts
 from dagster_webserver.app import create_app_from_workspace_process_context
 from dagster_webserver.version import __version__
@@ -61,9 +63,17 @@ def run(
         wait_for(code_servers(workspace), CODE_SERVER_SECONDS)
         target = workspace_opts_to_load_target(WorkspaceOpts(workspace=[str(workspace)]))
         with WorkspaceProcessContext(instance, workspace_load_target=target, version=__version__) as context:
+            _let_waiting_runs_be_terminated()
             app: ASGIApp = create_app_from_workspace_process_context(context)
             app = Guard(Door(app, key) if key else app, allowed_hosts)
             uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=_CLOSING_SECONDS)
+
+
+def _let_waiting_runs_be_terminated() -> None:
+    """Dagster terminates none that is launched and has not begun, which takes a moment with its own launchers; here
+    such a run may wait for a worker for hours. A test holds that the names inside Dagster are still there."""
+    CANCELABLE_RUN_STATUSES.append(DagsterRunStatus.STARTING)
+    GrapheneRun.resolve_canTerminate = lambda run, _: run.dagster_run.is_cancelable  # type: ignore[assignment,method-assign]
 
 
 class Guard:

@@ -117,9 +117,8 @@ class Executor:
         run_id = watch.run.run_id
         with _interruptible(), watch:
             _execute_run_command_body(run_id, self.instance, lambda _: None, set_exit_code_on_failure=True)
-        if watch.handed_back:
-            leases.hand_back(self.store, run_id)
         if watch.interrupted:
+            leases.hand_back(self.store, run_id)
             raise SystemExit  # a process that was interrupted anywhere ends; its message comes back and finds the end
 
     def _look_again(self, run_id: str, queue: str) -> None:
@@ -147,7 +146,6 @@ class _Watch:
     executor: Executor
     run: DagsterRun
     interrupted: bool = False
-    handed_back: bool = False
     _worker: str = field(default_factory=lambda: str(uuid.uuid4()))
     _over: threading.Event = field(default_factory=threading.Event)
 
@@ -181,7 +179,6 @@ class _Watch:
             os._exit(1)  # frozen for longer than a lease: whatever this process would still say of the run is wrong
         status = self.executor.status(self.run.run_id)
         if status is DagsterRunStatus.STARTED and self.executor.stopping.is_set():
-            self.handed_back = True
             if UPLOAD_TAG in self.run.tags:  # others count as failed when they are interrupted, which is retried
                 self.executor.instance.report_run_canceling(self.run, "The worker stops; another run goes on.")
             return True

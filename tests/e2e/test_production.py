@@ -85,18 +85,25 @@ def test_a_package_whose_gateway_is_killed_in_the_middle_of_it_is_sent_again(pro
 
 def test_a_repin_whose_workers_are_killed_is_done_by_another_run(production: Pipeline) -> None:
     """It waited for the next night."""
-    asked = {"job": {"repositoryLocationName": LOCATION, "repositoryName": "__repository__", "jobName": "repin"}}
     with frozen(production.stack.part("ipfs-2")):
-        launched = production.graphql(
-            "mutation ($job: JobOrPipelineSelector!) {launchRun(executionParams: {selector: $job, runConfigData: {}}) "
-            "{... on LaunchRunSuccess {run {runId}}}}",
-            **asked,
-        )
-        first = launched["launchRun"]["run"]["runId"]
+        first = launch(production, "repin")
         services.wait_until(lambda: statuses(production, first)[first] == "STARTED", "it to be at work", 60)
         kill(production, ("worker-1", "worker-2"))
     services.wait_until(lambda: "SUCCESS" in statuses(production, first).values(), "another to do it", 120)
     assert sorted(statuses(production, first).values()) == ["FAILURE", "SUCCESS"]
+
+
+def test_a_run_that_waits_for_a_worker_is_terminated_from_the_ui(production: Pipeline) -> None:
+    """Dagster said that it could not be, due to its status."""
+    with contextlib.ExitStack() as stack:
+        for worker in (production.stack.part("worker-1"), production.stack.part("worker-2")):
+            for process in (worker, *worker.children()):
+                stack.enter_context(frozen(process))
+        waiting = launch(production, "report")
+        assert statuses(production, waiting) == {waiting: "STARTING"}
+        terminate = "mutation ($run: String!) {terminateRun(runId: $run) {__typename}}"
+        assert production.graphql(terminate, run=waiting)["terminateRun"]["__typename"] == "TerminateRunSuccess"
+        assert statuses(production, waiting) == {waiting: "CANCELED"}
 
 
 def test_nothing_listens_anywhere_but_on_loopback(production: Pipeline) -> None:
@@ -122,6 +129,16 @@ def kill(pipeline: Pipeline, names: tuple[str, ...]) -> None:
     for part in [pipeline.stack.part(name) for name in names]:
         part.kill()
     services.wait_until(lambda: pipeline.stack.said()[said:].count(" is back after ") >= len(names), f"{names}", 90)
+
+
+def launch(pipeline: Pipeline, job: str) -> str:
+    """By hand; the run's id."""
+    launched = pipeline.graphql(
+        "mutation ($job: JobOrPipelineSelector!) {launchRun(executionParams: {selector: $job, runConfigData: {}}) "
+        "{... on LaunchRunSuccess {run {runId}}}}",
+        job={"repositoryLocationName": LOCATION, "repositoryName": "__repository__", "jobName": job},
+    )
+    return str(launched["launchRun"]["run"]["runId"])
 
 
 @contextlib.contextmanager

@@ -100,12 +100,13 @@ def test_a_terminated_run_is_canceled_whether_it_waits_or_works(
     assert launcher.terminate(waiting)
     assert installation.status(waiting) is DagsterRunStatus.CANCELED
     assert not launcher.terminate(waiting)
-    installation.start_worker(at="hold:publish")
+    installation.start_worker(at="hold:publish", HLS_LEASE_SECONDS="60")
     installation.make_due("v")
     (working,) = installation.look()
     installation.wait_until_held()
     assert launcher.terminate(working)
     wait_until(lambda: installation.status(working) is DagsterRunStatus.CANCELED, "the run to stop")
+    wait_until(lambda: not installation.world.store.is_held("v", clock.now()), "the video to be free")
     installation.release()
     installation.look_until(lambda: installation.state("v") is State.CLEARED, "a third run to finish", 120)
     assert installation.status(waiting) is installation.status(working) is DagsterRunStatus.CANCELED
