@@ -36,6 +36,14 @@ def test_variables_start_with_hls_and_lists_are_json(monkeypatch: pytest.MonkeyP
     assert found.s3_inbox == "inbox"
 
 
+def test_the_environment_is_read_again_when_it_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings.load() is settings.load()
+    monkeypatch.setenv("hls_s3_inbox", "another")
+    assert settings.load().s3_inbox == "another"
+    monkeypatch.delenv("hls_s3_inbox")
+    assert settings.load().s3_inbox == "inbox"
+
+
 def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HLS_IPFS_QUORUM", "")
     assert settings.load().ipfs_quorum == 1
