@@ -74,6 +74,8 @@ class MediaReader(PlaylistReader):
         """Key formats in force whose method hides the file's format."""
         self._without_iv: set[str] = set()
         """Key formats in force with AES-128 and no IV."""
+        self._latest_key: tuple[str, ...] = ()
+        """Method, format and attribute names of the latest key."""
         self._cipher: str | None = None
         self._mapped = False
         self._map_token: Token | None = None
@@ -189,23 +191,30 @@ class MediaReader(PlaylistReader):
         self._gap = True
 
     def on_key(self, token: Token) -> None:
-        values = self.values(token)
-        method, keyformat = values.get("METHOD", ""), values.get("KEYFORMAT", "identity")
+        method, keyformat = self.value(token, "METHOD"), self.value(token, "KEYFORMAT", "identity")
+        key = (method, keyformat, *token.attributes)
+        if key != self._latest_key:  # most keys differ from the one before in URI and IV only
+            self._latest_key = key
+            self._use_key(token, method, keyformat)
         if method == "NONE":
-            if len(values) > 1:
+            if len(token.attributes) > 1:
                 self.add("HLS_KEY_NONE_ATTRS", token, "METHOD=NONE allows no other attribute")
+        elif "URI" not in token.attributes:
+            self.missing(token, "EXT-X-KEY has no URI")
+        self.refer(token, cipher=method, keyformat=keyformat)
+
+    def _use_key(self, token: Token, method: str, keyformat: str) -> None:
+        """A key stays in force until the next of its format. All are never gone through: there may be 100,000."""
+        if method == "NONE":
             self._hiding.clear()
             self._without_iv.clear()
             self._cipher = None
-        else:
-            if "URI" not in values:
-                self.missing(token, "EXT-X-KEY has no URI")
-            self._check_key_attributes(token, values)
-            self._use_key(keyformat, method, "IV" in values)
-        self.refer(token, cipher=method, keyformat=keyformat)
-
-    def _use_key(self, keyformat: str, method: str, has_iv: bool) -> None:
-        """A key stays in force until the next of its format. All are never gone through: there may be 100,000."""
+            return
+        has_iv = "IV" in token.attributes
+        if has_iv:
+            self.need(2, "IV", token)
+        if "KEYFORMAT" in token.attributes or "KEYFORMATVERSIONS" in token.attributes:
+            self.need(5, "KEYFORMAT", token)
         if method.startswith(_HIDING):
             self._hiding.add(keyformat)
             self._cipher = method
@@ -213,12 +222,6 @@ class MediaReader(PlaylistReader):
             self._hiding.discard(keyformat)
             self._cipher = self._cipher if self._hiding else None
         (self._without_iv.add if method == "AES-128" and not has_iv else self._without_iv.discard)(keyformat)
-
-    def _check_key_attributes(self, token: Token, values: dict[str, str]) -> None:
-        if "IV" in values:
-            self.need(2, "IV", token)
-        if "KEYFORMAT" in values or "KEYFORMATVERSIONS" in values:
-            self.need(5, "KEYFORMAT", token)
 
     def on_map(self, token: Token) -> None:
         self._mapped = True

@@ -15,7 +15,7 @@ from hls_pipeline.hls.attributes import misfits
 from hls_pipeline.hls.findings import Findings, Severity, shown
 from hls_pipeline.hls.model import ByteRange, Reference
 from hls_pipeline.hls.policy import Policy
-from hls_pipeline.hls.tokens import Token, is_unknown_uri, make_tuple, place_of, spots, strange_names
+from hls_pipeline.hls.tokens import Spot, Token, is_unknown_uri, make_tuple, place_of, spots, strange_names
 from hls_pipeline.hls.uris import VARIABLE, folder_of, near_miss, resolve
 
 NEWEST_VERSION = 13
@@ -64,6 +64,7 @@ class PlaylistReader:
         self.seen: dict[str, int] = {}
         self.version = 1
         self._expanded = 0
+        self._lacking: set[tuple[int, str]] = set()
         self.needs: tuple[int, str, Token | None] = (1, "", None)
         self.handlers: dict[str, Callable[[Token], None]] = {
             "EXT-X-VERSION": self.on_version,
@@ -77,10 +78,15 @@ class PlaylistReader:
             if tag in once:
                 self.note_once(token)
             if token.attributes:
-                if tag in required:
-                    self.require(token, required[tag])
+                for name in required.get(tag, ()):
+                    if name not in token.attributes:
+                        self.missing(token, f"{tag} has no {name}")
                 if not token.usual:
                     self.look_at_attributes(token)
+                if "{$" in token.value:  # not only in URIs: a player gives the playlist up (bis 4.3)
+                    for value, _, quoted in token.attributes.values():
+                        if quoted:
+                            self.lacks_variables(token, value)
             handler = handlers.get(tag)
             if handler is not None:
                 handler(token)
@@ -124,11 +130,6 @@ class PlaylistReader:
         first = self.seen.setdefault(token.tag, token.line)
         if first != token.line:
             self.add("HLS_DUPLICATE_TAG", token, f"{token.tag} stands already on line {first}")
-
-    def require(self, token: Token, names: tuple[str, ...]) -> None:
-        for name in names:
-            if name not in token.attributes:
-                self.missing(token, f"{token.tag} has no {name}")
 
     def missing(self, token: Token, message: str) -> None:
         """A missing attribute, unless the list is broken anyway: then it may just not have been read."""
@@ -182,6 +183,13 @@ class PlaylistReader:
             self.add("HLS_DEFINE_IMPORT", token, f"the parent playlist defines no {shown(name)}")
             self.variables[name] = ""
 
+    def value(self, token: Token, name: str, default: str = "") -> str:
+        attribute = token.attributes.get(name)
+        if attribute is None:
+            return default
+        value, _, quoted = attribute
+        return (self.substitute(token, value) or "") if quoted and "{$" in value else value
+
     def values(self, token: Token) -> dict[str, str]:
         """Attribute values with variables substituted in quoted strings (bis 4.3)."""
         if "{$" not in token.value:
@@ -197,19 +205,27 @@ class PlaylistReader:
         """`value` with its variables replaced, once; None where one has no value."""
         if "{$" not in value:
             return value
-        for name in VARIABLE.findall(value):
-            if name in self.query_variables:
-                self.add("URI_VARIABLE_QUERYPARAM", token, f"{shown(name)} has a value only in a URL")
-                return None
-            if name not in self.variables:
-                self.add("URI_VARIABLE_UNDEFINED", token, f"nothing before this line defines {shown(name)}")
-                return None
+        if self.lacks_variables(token, value):
+            return None
         result = VARIABLE.sub(lambda match: self.variables[match.group(1)], value)
         self._expanded += len(result)
         if len(result) > _LONGEST_VALUE or self._expanded > self.context.policy.limits.playlist_size:
             self.add("HLS_TOO_LARGE", token, "its variables stand for too much text")
             return None
         return result
+
+    def lacks_variables(self, token: Token, value: str) -> bool:
+        """Whether a variable in `value` has no value; said once for each line and name."""
+        lacking = [name for name in VARIABLE.findall(value) if name not in self.variables]
+        for name in lacking:
+            if (token.line, name) in self._lacking:
+                continue
+            self._lacking.add((token.line, name))
+            if name in self.query_variables:
+                self.add("URI_VARIABLE_QUERYPARAM", token, f"{shown(name)} has a value only in a URL")
+            else:
+                self.add("URI_VARIABLE_UNDEFINED", token, f"nothing before this line defines {shown(name)}")
+        return bool(lacking)
 
     # references
 
@@ -224,15 +240,15 @@ class PlaylistReader:
         gap: bool = False,
     ) -> None:
         """Adds the references of a token."""
-        for line, tag, attr, kind, raw, start, quoted in spots(token, self.in_multivariant):
+        for spot in spots(token, self.in_multivariant):
+            line, tag, attr, kind, raw, start, quoted = spot
             uri = self.substitute(token, raw) if "{$" in raw else raw
             target = replacement = None
             if uri is not None:
-                place = (start - token.start, len(raw))
                 if kind == "key":
-                    kind, target, replacement = self._key(token, uri, place, cipher, keyformat)
+                    kind, target, replacement = self._key(token, spot, uri, cipher, keyformat)
                 else:
-                    target = self._target(token, kind, uri, place, gap)
+                    target = self._target(token, spot, uri, gap)
             self.references.append(
                 make_tuple(
                     Reference,
@@ -241,15 +257,15 @@ class PlaylistReader:
                 )
             )  # fmt: skip
 
-    def _target(self, token: Token, kind: str, uri: str, place: tuple[int, int], gap: bool = False) -> str | None:
+    def _target(self, token: Token, spot: Spot, uri: str, gap: bool = False) -> str | None:
         context = self.context
         target, problems = resolve(uri, self.base, context.files, context.policy.root_relative)
         for code, message in problems:
             missing = code == "URI_MISSING_FILE"
-            if not (missing and gap) and not (kind == "steering" and code in _ELSEWHERE):
-                live = missing and kind in _MAY_BE_MISSING
+            if not (missing and gap) and not (spot.kind == "steering" and code in _ELSEWHERE):
+                live = missing and spot.kind in _MAY_BE_MISSING
                 hint = self._near_miss(uri) if missing else ""
-                self.add("URI_MISSING_LIVE" if live else code, token, message + hint, place)
+                self.add("URI_MISSING_LIVE" if live else code, token, message + hint, _place(token, spot))
         return target
 
     def _near_miss(self, uri: str) -> str:
@@ -259,44 +275,52 @@ class PlaylistReader:
         return f"; there is {shown(near, 90)}" if near else ""
 
     def _key(
-        self, token: Token, uri: str, place: tuple[int, int], method: str | None, keyformat: str
+        self, token: Token, spot: Spot, uri: str, method: str | None, keyformat: str
     ) -> tuple[str, str | None, str | None]:
-        """Kind, target and fixed address of a key. What belongs to a DRM system is opaque and stays byte for byte."""
+        """Kind, target and fixed address of a key."""
         if method == "NONE":  # then it names nothing, which was said already
             return "key", None, None
-        match = _KEY_SCHEME.match(uri) if ":" in uri else None
-        scheme = match[1].lower() if match else ""
-        if scheme in ("skd", "urn") or (keyformat != "identity" and keyformat.lower() not in ("identity", "")):
-            if scheme == "data":
-                self.add("KEY_DATA_URI", token, "a DRM object stands in the playlist and stays as it is", place)
-            return "drm", None, None
-        if scheme == "data":
-            self.add("KEY_DATA_URI", token, "the clear key itself stands in the playlist and stays there", place)
-            self._judge_key(token, None, place)
-            return "key", None, None
-        return "key", *self._clear_key(token, uri, place)
-
-    def _clear_key(self, token: Token, uri: str, place: tuple[int, int]) -> tuple[str | None, str | None]:
-        policy = self.context.policy
-        if policy.allow_external_keys and uri[:6].lower() == "https:":
-            text = f"the key {shown(uri)} lies elsewhere; this address stays as it is"
-            self.add("URI_ABSOLUTE_HTTP", token, text, place, "warning")
-            return None, None
-        target = self._target(token, "key", uri, place)
+        if ":" in uri or keyformat != "identity":
+            kind = self._kind_elsewhere(token, spot, uri, keyformat)
+            if kind is not None:
+                return kind, None, None
+        target = self._target(token, spot, uri)
         if target is None:
-            return None, None
+            return "key", None, None
+        policy = self.context.policy
         if policy.keys == "external":
-            return target, policy.key_url(target) if policy.key_service_url else None
-        self._judge_key(token, target, place)
-        return target, None
+            return "key", target, policy.key_url(target) if policy.key_service_url else None
+        self._judge_key(token, spot, target)
+        return "key", target, None
 
-    def _judge_key(self, token: Token, path: str | None, place: tuple[int, int]) -> None:
+    def _kind_elsewhere(self, token: Token, spot: Spot, uri: str, keyformat: str) -> str | None:
+        """The kind of a key that is no file of the package; None for one that should be. What belongs to a DRM system
+        is opaque and stays byte for byte."""
+        match = _KEY_SCHEME.match(uri)
+        scheme = match[1].lower() if match else ""
+        if scheme in ("skd", "urn") or keyformat.lower() not in ("identity", ""):
+            if scheme == "data":
+                text = "a DRM object stands in the playlist and stays as it is"
+                self.add("KEY_DATA_URI", token, text, _place(token, spot))
+            return "drm"
+        if scheme == "data":
+            text = "the clear key itself stands in the playlist and stays there"
+            self.add("KEY_DATA_URI", token, text, _place(token, spot))
+            self._judge_key(token, spot, None)
+            return "key"
+        if self.context.policy.allow_external_keys and uri[:6].lower() == "https:":
+            text = f"the key {shown(uri)} lies elsewhere; this address stays as it is"
+            self.add("URI_ABSOLUTE_HTTP", token, text, _place(token, spot), "warning")
+            return "key"
+        return None
+
+    def _judge_key(self, token: Token, spot: Spot, path: str | None) -> None:
         """A clear key, in a file or (None) in the playlist itself, that would be public."""
         if not self.context.findings.is_full("KEY_IN_PACKAGE", self.context.path):
             severity: Severity = "warning" if self.context.policy.keys == "publish" else "error"
             what = f"the clear key {shown(path)}" if path else "this clear key"
             text = f"{what} would be published: the encryption protects nothing"
-            self.add("KEY_IN_PACKAGE", token, text, place, severity)
+            self.add("KEY_IN_PACKAGE", token, text, _place(token, spot), severity)
 
     def parse_byterange(self, token: Token, value: str) -> tuple[int, int | None] | None:
         """Length and offset (None: continues the range before)."""
@@ -305,3 +329,8 @@ class PlaylistReader:
             self.add("HLS_BAD_BYTERANGE", token, f"{shown(value)} is no byte range, or an empty one")
             return None
         return int(match.group(1)), int(match.group(2)) if match.group(2) else None
+
+
+def _place(token: Token, spot: Spot) -> tuple[int, int]:
+    """Start in its line and length of a URI."""
+    return spot.start - token.start, len(spot.raw)

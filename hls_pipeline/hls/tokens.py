@@ -156,9 +156,9 @@ def _unknown(path: str, number: int, start: int, line: str, findings: Findings) 
 
 
 def _matched(match: re.Match[str], start: int, shape: _Shape) -> Mapping[str, Attribute]:
-    first = match.start
+    spans = match.regs
     return {
-        name: make_tuple(Attribute, (match[group], start + first(group), quoted))
+        name: make_tuple(Attribute, (match[group], start + spans[group][0], quoted))
         for name, group, quoted in shape.groups
     }
 
@@ -243,11 +243,12 @@ def spots(token: Token, in_multivariant: bool) -> Sequence[Spot]:
         return ()
     if tag == "EXT-X-SESSION-DATA" and _is_raw(token):
         kinds = {"URI": "raw_data"}
-    return [
-        make_tuple(Spot, (token.line, tag, name, kinds[name], attribute.value, attribute.start, attribute.quoted))
-        for name, attribute in token.attributes.items()
-        if name in kinds and (name != "X-URI" or _apple_class(token))
-    ]
+    found = []
+    for name, kind in kinds.items():
+        attribute = token.attributes.get(name)
+        if attribute is not None and (name != "X-URI" or _apple_class(token)):
+            found.append(make_tuple(Spot, (token.line, tag, name, kind, *attribute)))
+    return found if len(found) < 2 else sorted(found, key=lambda spot: spot.start)
 
 
 def _is_raw(token: Token) -> bool:

@@ -423,6 +423,17 @@ def test_a_variable_whose_value_is_in_a_url_is_refused_where_it_is_defined_and_w
     assert errors(package) == {"HLS_DEFINE_QUERYPARAM", "URI_VARIABLE_QUERYPARAM"}
 
 
+@pytest.mark.parametrize("line", [
+    '#EXT-X-MAP:URI="{$x}.mp4"',
+    '#EXT-X-KEY:METHOD=AES-128,URI="{$x}.key"',
+    '#EXT-X-KEY:METHOD=AES-128,URI="seg.ts",KEYFORMATVERSIONS="{$x}"',
+    '#EXT-X-DATERANGE:ID="a",START-DATE="2026-01-05T15:05:00Z",X-OWN="{$x}"',
+])  # fmt: skip
+def test_a_variable_without_value_is_told_once_for_each_line_wherever_it_stands(line: str) -> None:
+    told = [f.line for f in judge(tag(line))[1].errors if f.code == "URI_VARIABLE_UNDEFINED"]
+    assert len(told) == 1
+
+
 def test_of_very_many_files_with_one_fault_the_first_are_named_and_the_others_counted_by_folder() -> None:
     """100,000 files that no playlist reaches made a report of 30 MB."""
     names = [*(f"raw/take {i:04}.mov" for i in range(1000)), *(f"{i}.txt" for i in range(50))]
