@@ -131,7 +131,7 @@ def _remarks(uri: str, path: str, query: str | None, fragment: str | None, as_de
         remarks.append(Problem("URI_FRAGMENT", f"the fragment of {shown(uri)} is ignored"))
     if _BAD_PERCENT.search(path):
         remarks.append(Problem("URI_BAD_PERCENT", f"{shown(uri)} holds a % that encodes nothing"))
-    if _UNENCODED.search(path) or not as_decoded:
+    if _UNENCODED.search(path) or not as_decoded or _hides_bytes(path):
         remarks.append(Problem("URI_NOT_ENCODED", f"{shown(uri)} is not percent-encoded"))
     return remarks
 
@@ -142,6 +142,11 @@ def _decode(path: str) -> str:
         return unquote_to_bytes(path).decode("utf-8")
     except UnicodeDecodeError:
         return path
+
+
+def _hides_bytes(path: str) -> bool:
+    """Whether it decodes to no UTF-8. A file can only be called so as it is spelled, where servers look for bytes."""
+    return "%" in path and "\ufffd" in unquote_to_bytes(path).decode("utf-8", "replace")
 
 
 def _join(base: str, path: str) -> str | None:
@@ -177,7 +182,13 @@ def repaired(uri: str, base: str, target: str) -> str | None:
         return None
     path, query, fragment = _SPLIT.match(uri).groups()  # type: ignore[union-attr]
     tail = (query or "") + (fragment or "")
-    clean = not (_UNENCODED.search(path) or _BAD_PERCENT.search(path) or path.startswith("/") or "//" in path)
+    clean = not (
+        _UNENCODED.search(path)
+        or _BAD_PERCENT.search(path)
+        or _hides_bytes(path)
+        or path.startswith("/")
+        or "//" in path
+    )
     if clean and not _UNPRINTABLE.search(tail) and _join(base, _decode(path)) == target:
         return None
     if _join(base, _decode(path)) != target and _join(base, path) != target:

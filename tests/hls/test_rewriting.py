@@ -113,6 +113,7 @@ def test_a_variable_is_replaced_as_a_whole_and_left_alone_in_the_relative_form()
         ("what?.ts", "what?.ts", "what%3F.ts"),
         ("e\u0301.ts", "%C3%A9.ts", "e%CC%81.ts"),
         ("a%20b.ts", "a%20b.ts", "a%2520b.ts"),
+        ("%E9.ts", "%E9.ts", "%25E9.ts"),
         ("d/x.ts", "d//x.ts", "d/x.ts"),
         ("a b.ts", "a b.ts?t=1", "a%20b.ts?t=1"),
         ("ab:c.ts", "ab%3Ac.ts", "ab%3Ac.ts"),

@@ -285,6 +285,7 @@ WARNINGS: list[tuple[str, dict[str, str | bytes]]] = [
     ("URI_NOT_ENCODED", uri("a b.ts", **{"a b.ts": TS})),
     ("URI_NOT_ENCODED", uri("\u00e9.ts", **{"e\u0301.ts": TS})),
     ("URI_NOT_ENCODED", uri("what?.ts", **{"what?.ts": TS})),
+    ("URI_NOT_ENCODED", uri("%E9.ts", **{"%E9.ts": TS})),
     ("URI_BAD_PERCENT", uri("100%.ts", **{"100%.ts": TS})),
     ("URI_UNKNOWN_ATTR", tag('#EXT-X-DATERANGE:ID="a",X-AD-URL="https://ads.example/beacon"')),
     ("URI_UNKNOWN_ATTR", tag("#EXT-X-PREFETCH:https://live.example/next.ts")),
