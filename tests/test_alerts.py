@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from email import message_from_string
+from email.utils import parsedate_to_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -130,6 +132,9 @@ def test_problems_found_together_are_one_message_to_each_channel_with_cause_acti
         assert text.count("Ask S3.") == 1  # what several have in common stands once
     assert "To: ops@example.org, boss@example.org" in mail
     assert "Subject: [hls-pipeline] Uploads failed (2)" in mail
+    headers = message_from_string(mail)
+    assert parsedate_to_datetime(headers["Date"]) <= clock.now()  # without the two a mail is taken for spam
+    assert headers["Message-ID"].strip().endswith("@example.org>")
 
 
 def test_what_is_known_is_told_again_a_day_later_and_not_before(store: MetadataStore, receiver: Receiver) -> None:
@@ -325,6 +330,8 @@ def test_the_sensor_tells_of_a_failed_upload(environment: World, receiver: Recei
     sent = CliRunner().invoke(app, ["alerts", "--test"])
     assert sent.stdout == "sent by webhook\nsent by mail\n"
     assert len(receiver.mails) == 2
+    assert "Nothing is wrong" in receiver.mails[1]
+    assert "Subject: [hls-pipeline] a test" in receiver.mails[1]
 
 
 def test_the_sensors_look_twice_a_minute_and_the_jobs_run_each_day_from_the_start() -> None:

@@ -24,9 +24,9 @@ def alerts(
         channels = alert_channels.of(settings)
         if not channels:
             raise UsageError("no channel is configured: set HLS_ALERT_WEBHOOK_URL or HLS_ALERT_MAIL_TO")
-        message = problems.Message([], [problems.Problem("test", "service_down", "this was a test", "", "")])
+        subject, text = "[hls-pipeline] a test", "Alerts arrive here. Nothing is wrong: `hls-pipeline alerts --test`."
         for channel in channels:
-            channel.send(message.subject, message.text, message.to_json())
+            channel.send(subject, text, {"text": f"{subject}\n\n{text}", "problems": [], "resolved": []})
             typer.echo(f"sent by {channel.name}")
         return
     found = problems.known(opened(data))

@@ -12,8 +12,10 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.message import EmailMessage
+from email.utils import format_datetime, make_msgid
 from typing import Any, Protocol
 
+from hls_pipeline import clock
 from hls_pipeline.errors import Outage, ServiceRefused, UsageError
 from hls_pipeline.gateway import outbound
 from hls_pipeline.settings import Settings
@@ -64,6 +66,9 @@ class Mail:
         message = EmailMessage()
         message["Subject"] = " ".join(subject.split())[:200]
         message["From"], message["To"] = settings.alert_mail_from, ", ".join(settings.alert_mail_to)
+        # Not every server adds them, and a mail without them is taken for spam (RFC 5322, 3.6).
+        message["Date"] = format_datetime(clock.now())
+        message["Message-ID"] = make_msgid(domain=(settings.alert_mail_from or "").rpartition("@")[2].strip(" >"))
         message.set_content(text)
         try:
             with self._connected() as server:
