@@ -423,13 +423,14 @@ def _made_superfluous(
     store: MetadataStore,
     settings: Settings,
 ) -> list[dict[str, Any]]:
-    """Why the S3 copies may go: a published revision is proven again, the pins of one that was overtaken are given up.
+    """Why the S3 copies may go: a published revision is proven again, pins and keys of one that was overtaken go, too.
 
     A node that lost something since `finalize` is filled up from the S3 copies first: they are the last chance.
     """
     if upload.state is State.SUPERSEDED:
         if refusals := withdrawal.release(upload, lease, nodes, store, settings):
             raise refusals[0]
+        withdrawal.forget_private_keys(upload, objects, settings)
         return []
     assert upload.root and upload.record
     revision = remaking.revision(upload, objects, nodes, store, settings)

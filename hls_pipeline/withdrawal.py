@@ -83,7 +83,7 @@ def finish(
     does not keep S3 from being emptied. Raises what kept it from being finished."""
     refusals = release(upload, lease, nodes, store, settings)
     drops.take_out(objects, upload.drop)
-    _forget_private_keys(upload, objects, settings)
+    forget_private_keys(upload, objects, settings)
     decision = temp_storage.look_at_everything(_prefixes(upload, store), objects, settings)
     temp_storage.remove(decision, [], upload, lease, objects, store, settings)
     if refusals:
@@ -123,7 +123,8 @@ def release(
     return refusals
 
 
-def _forget_private_keys(upload: Upload, objects: ObjectStore, settings: Settings) -> None:
+def forget_private_keys(upload: Upload, objects: ObjectStore, settings: Settings) -> None:
+    """The key service has nothing any more of a revision that nobody can watch."""
     if upload.private_keys and upload.revision is not None and settings.s3_keys:
         there = objects.versions(settings.s3_keys, keys.revision(upload.video_id, upload.revision))
         objects.delete(settings.s3_keys, [(one.key, one.etag, one.version_id) for one in there])

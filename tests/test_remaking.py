@@ -207,3 +207,27 @@ def test_a_backfill_that_was_stopped_has_only_the_rest_left_to_do(
     assert world.store.ready_videos() == world.store.ready_videos(OTHER) == ("v", "w")
     by_hand(world.having(ipfs_profile=OTHER), "v")
     assert world.store.ready_videos(OTHER) == ("w",)
+
+
+def test_a_revision_from_ipfs_that_a_newer_package_overtook_leaves_no_pins_and_no_keys(world: World) -> None:
+    """It has nothing in S3 that would become due: its pins stayed for ever."""
+    lines = ["#EXTM3U", "#EXT-X-VERSION:3", "#EXT-X-TARGETDURATION:6", '#EXT-X-KEY:METHOD=AES-128,URI="one.key"']
+    lines += ["#EXTINF:6.0,", "s0.ts", "#EXT-X-ENDLIST", ""]
+    guarded = {"index.m3u8": "\n".join(lines).encode(), "one.key": bytes(range(16)), "s0.ts": ts("overtaken", 4)}
+    world = world.having(keys="external", s3_keys="media", key_service_url="https://keys.example/{path}")
+    first = world.publish_package("v", guarded)
+    other = world.having(ipfs_profile=OTHER)
+    begun = remaking.begin(first, "hand:dead", other.objects, other.nodes, other.store, other.settings)
+    overtaken = other.walk(begun, "publish", "write_ipfs_manifest", holder="hand:dead")
+    lease = world.store.take_lease(overtaken, "hand:dead", clock.now(), 20)
+    world.store.fail(lease, "its tries are used up", clock.now())
+    world.store.release(lease)
+    newest = world.publish_package("v", package("newer"))
+    assert world.store.upload(overtaken.upload_id).state is State.SUPERSEDED
+    assert overtaken.upload_id in [upload.upload_id for upload in world.store.due(clock.now())]
+    assert world.step("clear_temp_storage", overtaken, "hand:clear").state is State.SUPERSEDED
+    assert world.store.claims(overtaken.upload_id) == world.store.temp_objects(overtaken.upload_id) == ()
+    pinned = {root: bool(world.nodes[0].pinned(Cid.parse(root or ""))) for root in (overtaken.root, overtaken.record)}
+    assert pinned == {overtaken.root: False, overtaken.record: False}
+    assert all(world.nodes[0].pinned(Cid.parse(root or "")) for root in (first.root, newest.root))
+    assert {key for key in world.media() if key.endswith(".key")} == {"v/r1/one.key"}

@@ -176,8 +176,7 @@ class Leases(Database):
     def supersede(self, lease: Lease, reason: str, now: datetime) -> None:
         """Something newer took this upload's place; what it holds in S3 is due for removal."""
         with self._write(lease) as db:
-            rows.move(db, lease.upload_id, State.SUPERSEDED, now, lease.run_id, error=reason)
-            rows.mark_due(db, lease.upload_id, now)
+            rows.supersede(db, lease.upload_id, reason, now, lease.run_id)
 
     def held_by(self, video_id: str, holder: str) -> Upload | None:
         """The upload for which `holder` has the video now."""

@@ -154,5 +154,4 @@ def _supersede(db: sa.Connection, lease: Lease, below: int, reason: str, now: da
         tables.upload.c.state.in_({*IN_WORK, State.FAILED}),
     )
     for upload_id in db.execute(query).scalars().all():
-        rows.move(db, upload_id, State.SUPERSEDED, now, lease.run_id, error=reason)
-        rows.mark_due(db, upload_id, now)
+        rows.supersede(db, upload_id, reason, now, lease.run_id)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from hls_pipeline import clock, receipts, tables
+from hls_pipeline import clock, keys, receipts, tables
 from hls_pipeline.errors import NotFound
 from hls_pipeline.uploads import Drop, State, Upload, check_move
 
@@ -169,6 +169,18 @@ def forget_objects(db: sa.Connection, cids: Sequence[str]) -> None:
 
 def mark_due(db: sa.Connection, upload_id: str, due_at: datetime) -> None:
     db.execute(sa.update(tables.temp_storage).filter_by(upload_id=upload_id).values(due_at=due_at))
+
+
+def supersede(db: sa.Connection, upload_id: str, reason: str, now: datetime, run_id: str | None) -> None:
+    """What the upload holds in S3 is due for removal, and its pins go with it. A revision made from IPFS has nothing in
+    S3: a row for its folder stands for the pins."""
+    move(db, upload_id, State.SUPERSEDED, now, run_id, error=reason)
+    given_up = get_upload(db, upload_id)
+    held = sa.select(tables.temp_storage.c.cid).filter_by(upload_id=upload_id).limit(1)
+    if given_up.revision is not None and not db.execute(held).first():
+        folder = keys.s3_uri(given_up.drop.bucket, keys.revision(given_up.video_id, given_up.revision))
+        add_objects(db, upload_id, [TempObject(folder, 0, None)])
+    mark_due(db, upload_id, now)
 
 
 def add_receipts(
