@@ -36,7 +36,7 @@ from hls_pipeline.local import processes, seaweed
 from hls_pipeline.metadata_store import PATH, Lease, MetadataStore
 from hls_pipeline.object_store import ObjectStore
 from hls_pipeline.settings import Settings, load
-from hls_pipeline.uploads import IN_WORK, Upload
+from hls_pipeline.uploads import IN_WORK, State, Upload
 
 SAMPLE = Path(__file__).resolve().parents[1] / "examples" / "sample"
 INBOX, MEDIA = "inbox", "media"
@@ -373,7 +373,7 @@ class World:
         """Steps one after the other, as far as the upload goes; without names, to the final document."""
         for name in names or TO_FINAL:
             upload = self.step(name, upload, holder)
-            if upload.revision is None or upload.state not in IN_WORK:
+            if upload.revision is None or upload.state not in {*IN_WORK, State.PUBLISHED}:
                 break
         return upload
 
