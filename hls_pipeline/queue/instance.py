@@ -6,6 +6,7 @@ are counted as failed. Which runs to start is decided by the sensors.
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -55,8 +56,18 @@ def fail_lost_run(instance: DagsterInstance, run: DagsterRun) -> None:
 
 
 def keep_connections(instance: DagsterInstance) -> None:
-    """For a process that lives long: otherwise PostgreSQL gets a new connection, with its handshake, per statement."""
+    """For a process that lives long: otherwise PostgreSQL gets a new connection, with its handshake, per statement, and
+    before every third one the question which columns there are. They change with `hls-pipeline setup`, after which all
+    roles are started again."""
     instance.optimize_for_webserver(statement_timeout=60_000, pool_recycle=3600, max_overflow=20)
+    questions = {
+        instance.run_storage: ("has_run_stats_index_cols", "has_backfill_id_column"),
+        instance.event_log_storage: ("has_table", "has_asset_key_col"),
+        instance.schedule_storage: ("has_instigators_table", "has_secondary_index_table"),
+    }
+    for storage, names in questions.items():
+        for name in names:
+            setattr(storage, name, functools.cache(getattr(storage, name)))
 
 
 def code_servers(workspace: Path) -> list[DagsterGrpcClient]:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from dagster import DagsterInstance, DagsterRunStatus
 from dagster._core.test_utils import create_run_for_test
 from dagster._daemon import sensor
@@ -20,7 +21,7 @@ from hls_pipeline.dagster_client import LOCATION
 from hls_pipeline.errors import Outage, UsageError
 from hls_pipeline.local import dagster_home
 from hls_pipeline.local.data_folder import DataFolder
-from hls_pipeline.queue.instance import code_servers, fail_abandoned_runs, open_instance, wait_for
+from hls_pipeline.queue.instance import code_servers, fail_abandoned_runs, keep_connections, open_instance, wait_for
 from tests.stack_fixture import wait_until
 
 SLEEPING = """
@@ -103,6 +104,22 @@ def test_without_a_dagster_home_or_a_workspace_the_error_says_what_to_set(
         pass
     with pytest.raises(UsageError, match="--workspace"):
         code_servers(tmp_path / "none.yaml")
+
+
+def test_a_process_that_lives_long_asks_once_which_columns_there_are(
+    dagster_home: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in dagster_home.items():
+        monkeypatch.setenv(name, value)
+    said: list[str] = []
+    with DagsterInstance.get() as instance:
+        keep_connections(instance)
+        instance.get_run_by_id("none")
+        sa.event.listen(sa.Engine, "before_cursor_execute", listener := lambda *about: said.append(about[2]))
+        instance.get_run_by_id("none")
+        sa.event.remove(sa.Engine, "before_cursor_execute", listener)
+    assert said
+    assert not [statement for statement in said if "pg_catalog" in statement]
 
 
 def test_dagster_still_reads_the_pause_of_its_sensor_loop_from_the_name_we_set() -> None:
