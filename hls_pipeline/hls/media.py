@@ -160,8 +160,12 @@ class _Judgement:
             own = boxes.has("moov")
             what = "each segment brings its own moov" if own else "nothing says how to decode it"
             self._add("HLS_MAP_REQUIRED", f"an MP4 segment without EXT-X-MAP: {what}", mild=own)
-        if not boxes.has("moof") and not self._uses.unmapped and "init" not in self._uses.roles:
+        if self._uses.unmapped or "init" in self._uses.roles:
+            return
+        if not boxes.has("moof"):
             self._add("MEDIA_NO_MOOF", "the segment holds no movie fragment")
+        elif not boxes.has("mdat"):
+            self._add("MEDIA_NO_MOOF", "the segment ends after the head of its movie fragment: there is no mdat box")
 
     def _judge_init(self, boxes: BoxReader) -> None:
         for part in self._uses.init_ranges or (ByteRange(self._seen.size, 0),):
@@ -219,8 +223,8 @@ def _sniff_audio(head: bytes) -> str:
     word = after_tag[0] << 8 | after_tag[1]
     if word & 0xFFF6 == 0xFFF0:
         return "aac"
-    if word & 0xFFE0 == 0xFFE0 and word & 0x0006:
-        return "mp3"
+    if word & 0xFFE0 == 0xFFE0 and word & 0x0006 in (0x0002, 0x0004):
+        return "mp3"  # layers III and II; what looks like layer I is a text in UTF-16, or stuffing of a cut stream
     if word == 0x0B77:
         return "ac3"
     return "ac4" if word in (0xAC40, 0xAC41) else ""
