@@ -1,7 +1,8 @@
 """The web server under the app: uvicorn, hardened against clients that take a place and do not go on.
 
 It bounds what uvicorn waits for without end: a request's head, the rest of a body that nobody reads any more, and a
-client that takes nothing of its answer. Bodies that are read have their limits in `forms.py`.
+client that takes nothing of its answer. What is no request gets a problem document like any other. Bodies that are read
+have their limits in `forms.py`.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from hls_pipeline.gateway import logs
+from hls_pipeline.gateway import logs, problems
 from hls_pipeline.gateway.app import create_app
 from hls_pipeline.gateway.config import GatewaySettings
 
 _HEAD_BYTES = 64 * 1024
+"""Of a request line and headers, or of what stands around the pieces of a body: chunk sizes, trailers."""
 _LINGER_SECONDS = 5
 """Hanging up at once would lose the answer on its way: the other side is still sending (RFC 9112, section 9.6)."""
 _CONNECTIONS = 2000
@@ -40,6 +42,7 @@ class _Protocol(HttpToolsProtocol):
     _stuck: asyncio.TimerHandle | None = None
     _lingering: asyncio.TimerHandle | None = None
     _in_body = False
+    _turned_away = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -52,12 +55,38 @@ class _Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        in_head = self._late is not None
+        if self._turned_away:
+            return
+        self._head_bytes += len(data)
         super().data_received(data)
-        if in_head and self._late is not None:
-            self._head_bytes += len(data)
-            if self._head_bytes > _HEAD_BYTES:
+        if self._head_bytes > _HEAD_BYTES:
+            self._turn_away(431, "head_too_large", f"the head of a request has at most {_HEAD_BYTES:,} bytes")
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Who has sent all may still wait for the answer (RFC 9112, section 9.6)."""
+        if self.cycle is None or self._in_body or self.cycle.response_started:
+            return False
+        self.cycle.keep_alive = False
+        return not self._turned_away
+
+    def send_400_response(self, msg: str) -> None:
+        self._turn_away(400, "bad_request", msg)
+
+    def _turn_away(self, status: int, code: str, detail: str) -> None:
+        if self.cycle is not None and (self._in_body or not self.cycle.response_complete):
+            if self.cycle.response_started:
                 self.transport.close()
+                return
+            self.cycle.disconnected = True  # this is its answer, not what the app may come to say
+            self.cycle.message_event.set()
+        self._turned_away = True
+        answer = problems.problem(status, code, detail, headers={"Connection": "close"})
+        head = b"".join(b"%s: %s\r\n" % header for header in answer.raw_headers)
+        self.transport.write(STATUS_LINE[status] + head + b"\r\n" + bytes(answer.body))
+        if self.transport.can_write_eof():
+            self.transport.write_eof()  # the client need not wait while we linger
+        self.flow.resume_reading()
+        self._linger()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -68,11 +97,15 @@ class _Protocol(HttpToolsProtocol):
         if self._late is not None:
             self._late.cancel()
             self._late = None
-        self._in_body = True
+        self._head_bytes, self._in_body = 0, True
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        self._head_bytes = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
-        self._in_body = False
+        self._head_bytes, self._in_body = 0, False
         if self._lingering is not None:
             self._lingering.cancel()
             self._lingering = None
@@ -81,7 +114,7 @@ class _Protocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self._in_body and self.cycle.response_complete and not self.transport.is_closing():
-            self._lingering = self.loop.call_later(_LINGER_SECONDS, self.transport.close)
+            self._linger()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -92,6 +125,9 @@ class _Protocol(HttpToolsProtocol):
         if self._stuck is not None:
             self._stuck.cancel()
             self._stuck = None
+
+    def _linger(self) -> None:
+        self._lingering = self.loop.call_later(_LINGER_SECONDS, self.transport.close)
 
     def _expect_head(self) -> None:
         self._head_bytes = 0
@@ -119,6 +155,7 @@ def server(settings: GatewaySettings, host: str, port: int, **more: Any) -> uvic
         host=host,
         port=port,
         http=Protocol,
+        ws="none",
         log_config=None,
         log_level="warning",
         access_log=False,
