@@ -178,9 +178,10 @@ class Ledger:
             yield Wanted(*about), there
 
     def unclaimed(self) -> Iterator[tuple[str, str, int]]:
-        """(root, name, on how many nodes) of pins that nobody here claims."""
+        """(root, name, on how many nodes) of pins that nobody here claims, nor wants."""
         query = """SELECT root, max(name), count(*) FROM pin
-            WHERE NOT EXISTS (SELECT 1 FROM claim WHERE claim.root = pin.root) GROUP BY root"""
+            WHERE NOT EXISTS (SELECT 1 FROM claim WHERE claim.root = pin.root)
+            AND NOT EXISTS (SELECT 1 FROM wanted WHERE wanted.root = pin.root) GROUP BY root"""
         yield from self._db.execute(query)
 
     def not_claimed(self) -> Iterator[Wanted]:
