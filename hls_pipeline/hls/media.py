@@ -143,11 +143,8 @@ class _Judgement:
     def _judge_ts(self) -> None:
         if self._seen.ts_broken is not None:
             self._add("MEDIA_TS_SYNC", f"there is no packet at byte {self._seen.ts_broken:,}")
-            return
-        if self._seen.size % _PACKET:
+        elif self._seen.size % _PACKET:
             self._add("MEDIA_TS_LENGTH", f"{self._seen.size % _PACKET} bytes are left over after the last packet")
-        if "segment" in self._uses.roles and self._uses.unmapped and not _has_pat(self._seen.head):
-            self._add("MEDIA_TS_NO_PAT", "none of its first packets is a PAT: nothing says what the others hold")
 
     def _judge_mp4(self) -> None:
         assert self._seen.boxes is not None
@@ -207,11 +204,6 @@ def _is_ts(head: bytes) -> bool:
     """Whether most packets begin as they should. A whole one is wanted: a text may begin with G."""
     starts = head[::_PACKET]
     return len(head) >= _PACKET and 2 * starts.count(0x47) > len(starts)
-
-
-def _has_pat(head: bytes) -> bool:
-    """Whether a program association table, which has packet id 0, is among the packets."""
-    return any(head[at + 1] & 0x1F == 0 == head[at + 2] for at in range(0, len(head) - 2, _PACKET))
 
 
 def _was_ts(head: bytes) -> bool:

@@ -299,7 +299,6 @@ WARNINGS: list[tuple[str, dict[str, str | bytes]]] = [
         tag('#EXT-X-DATERANGE:ID="a",X-ASSET-LIST="a.json"', **{"a.json": b'{"ASSETS": [], "X-URL": "x.m3u8"}'}),
     ),
     ("MEDIA_TS_LENGTH", segment("seg.ts", TS + TS[:9])),
-    ("MEDIA_TS_NO_PAT", segment("seg.ts", (b"\x47\x01" + bytes(186)) * 4)),
     ("MEDIA_NO_MOOF", {"index.m3u8": media(MAP, "a.m4s"), "init.mp4": INIT, "a.m4s": INIT}),
     ("MEDIA_NO_MOOF", {"index.m3u8": media(MAP, "a.m4s"), "init.mp4": INIT, "a.m4s": FRAGMENT[:-108]}),
     ("MEDIA_NO_TIMESTAMP", {"index.m3u8": media("a.vtt", "b.vtt"), "a.vtt": b"WEBVTT\n\n", "b.vtt": VTT}),
