@@ -185,13 +185,13 @@ def _about(services: Services, presigned: Presigned) -> dict[str, Any]:
 
 
 def _missing(services: Services, presigned: Presigned) -> list[dict[str, Any]]:
-    """The files that are not there, or not in the size that was announced."""
+    """The files that are not there, or not in the size that was announced; those whose parts all are will be joined."""
     bucket, prefix = services.settings.s3_media, arrivals.prefix(presigned.id)
     there = {item.key: item.size for item in services.objects.listing(bucket, prefix)}
     return [
-        {"path": file.path, "size": file.size, "urls": _addresses(services, prefix + file.path, file)}
+        {"path": file.path, "size": file.size, "urls": addresses}
         for file in presigned.files
-        if there.get(prefix + file.path) != file.size
+        if there.get(prefix + file.path) != file.size and (addresses := _addresses(services, prefix + file.path, file))
     ]
 
 

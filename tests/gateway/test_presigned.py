@@ -112,6 +112,8 @@ def test_what_is_missing_is_told_and_can_be_sent_later(gateway: Gateway, monkeyp
     assert "master.m3u8" not in still
     assert still["v/s1.ts"] == [1, 3]
     put_all(rest, files)
+    nothing = gateway.ask("GET", f"/v1/uploads/{begun['id']}", headers=gateway.bearer).json()
+    assert nothing["files"] == [], "parts that are all there are not missing; `submit` gave up on every such file"
     assert complete(gateway, begun["id"]).status_code == 202
     assert gateway.play("film", "v/s1.ts").content == files["v/s1.ts"]
 
