@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 PULSE_SECONDS = 1.0
 _SILENCE_SECONDS = 15.0
@@ -25,6 +27,13 @@ class Pulse:
         return time.monotonic() - self._last < _SILENCE_SECONDS
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *about: Any) -> None:
+        """Who asked may have hung up before the answer came."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(*about)
+
+
 def serve(host: str, port: int, pulse: Pulse, at_work: Callable[[], list[str]]) -> None:
     """In a thread of its own, for as long as the process lives. Raises OSError when the port is taken."""
 
@@ -41,5 +50,5 @@ def serve(host: str, port: int, pulse: Pulse, at_work: Callable[[], list[str]]) 
         def log_message(self, *_: object) -> None:
             """A look every few seconds is no news."""
 
-    server = ThreadingHTTPServer((host, port), Answer)
+    server = _Server((host, port), Answer)
     threading.Thread(target=server.serve_forever, name="health", daemon=True).start()

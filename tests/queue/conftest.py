@@ -56,7 +56,7 @@ class RabbitServer:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {**os.environ, **rabbitmq.environment(self.folder / "node", self.ports)}
+        return {**os.environ, **rabbitmq.environment(self.folder / "node", self.ports), processes.MARK: self.password}
 
     def start(self) -> None:
         log = self.folder / "log"
@@ -85,6 +85,7 @@ def running_rabbitmq(folder: Path) -> Iterator[RabbitServer]:
         yield server
     finally:
         server.kill()
+        processes.end_all(server.password, 0)  # Erlang's port mapper leaves the group of who started it
 
 
 @dataclass
