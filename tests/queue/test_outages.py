@@ -22,6 +22,28 @@ from hls_pipeline.uploads import State
 from tests.queue.conftest import Installation, RabbitServer, installed
 from tests.services import World, package, wait_until
 
+PassOn = Callable[[bytes, socket.socket, bool], None]
+"""Gets what was said, whom to tell, and whether the server said it."""
+InstallationBehind = Callable[[PassOn], AbstractContextManager[Installation]]
+
+
+@pytest.fixture
+def installation_behind(
+    world_on_postgres: World, rabbit: RabbitServer, dagster_home: dict[str, str], tmp_path: Path
+) -> InstallationBehind:
+    """One that talks to its broker through somebody else, and has a connection already, which is used again."""
+
+    @contextmanager
+    def behind(pass_on: PassOn) -> Iterator[Installation]:
+        port = rabbit.ports["amqp"]
+        with between(port, pass_on) as ours:
+            url = rabbit.url.replace(f":{port}", f":{ours}")
+            with installed(world_on_postgres, url, dagster_home, tmp_path) as installation:
+                installation.launch("clear", "none")
+                yield installation
+
+    return behind
+
 
 def test_rabbitmq_killed_with_messages_queued_and_at_work_loses_nothing(
     installation: Installation, rabbit: RabbitServer, request: pytest.FixtureRequest
@@ -53,23 +75,13 @@ def test_rabbitmq_killed_with_messages_queued_and_at_work_loses_nothing(
 
 
 def test_a_run_that_was_published_although_the_broker_fell_silent_is_not_done_twice(
-    world_on_postgres: World,
-    rabbit: RabbitServer,
-    dagster_home: dict[str, str],
-    tmp_path: Path,
-    request: pytest.FixtureRequest,
+    installation_behind: InstallationBehind, request: pytest.FixtureRequest
 ) -> None:
     """RabbitMQ has the message, and its confirmation is lost on the way: nobody can tell whether it arrived. A question
     that it did not answer used to hold up the daemon for ever."""
     silent = threading.Event()
-    with (
-        falling_silent(rabbit.ports["amqp"], silent) as port,
-        installed(
-            world_on_postgres, rabbit.url.replace(f":{rabbit.ports['amqp']}", f":{port}"), dagster_home, tmp_path
-        ) as installation,
-    ):
+    with installation_behind(falling_silent(silent)) as installation:
         queues = broker.connect(installation.settings)
-        installation.launch("clear", "none")  # whose connection is used again
         silent.set()
         nightly = installation.launch("thin_history")  # asks whether queue upkeep is there
         silent.clear()
@@ -92,21 +104,11 @@ def test_a_run_that_was_published_although_the_broker_fell_silent_is_not_done_tw
 
 
 def test_a_message_in_the_middle_of_which_rabbitmq_dies_is_done_once_when_it_is_back(
-    world_on_postgres: World,
-    rabbit: RabbitServer,
-    dagster_home: dict[str, str],
-    tmp_path: Path,
-    request: pytest.FixtureRequest,
+    installation_behind: InstallationBehind, request: pytest.FixtureRequest
 ) -> None:
     """Half of it has arrived, or all of it and nobody was told."""
     death = Death()
-    with (
-        between(rabbit.ports["amqp"], death.pass_on) as port,
-        installed(
-            world_on_postgres, rabbit.url.replace(f":{rabbit.ports['amqp']}", f":{port}"), dagster_home, tmp_path
-        ) as installation,
-    ):
-        installation.launch("clear", "none")  # whose connection is used again
+    with installation_behind(death.pass_on) as installation:
         for video_id, share in (("half", 0.5), ("all", 1.0)):
             installation.drop(video_id, package(request.node.name + video_id))
             death.comes_after = share
@@ -146,20 +148,19 @@ class Death:
         self.came = False
 
 
-def falling_silent(port: int, silent: threading.Event) -> AbstractContextManager[int]:
-    """A port that leads to another; while `silent` is set, what is said there arrives, and answers are lost."""
+def falling_silent(silent: threading.Event) -> PassOn:
+    """While `silent` is set, what is said to the server arrives, and its answers are lost."""
 
     def pass_on(data: bytes, target: socket.socket, from_server: bool) -> None:
         if not (from_server and silent.is_set()):
             target.sendall(data)
 
-    return between(port, pass_on)
+    return pass_on
 
 
 @contextmanager
-def between(port: int, pass_on: Callable[[bytes, socket.socket, bool], None]) -> Iterator[int]:
-    """A port that leads to another. `pass_on` gets what was said, whom to tell, and whether the server said it; when it
-    raises an OSError, both hang up."""
+def between(port: int, pass_on: PassOn) -> Iterator[int]:
+    """A port that leads to another; when `pass_on` raises an OSError, both sides hang up."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def listen(source: socket.socket, target: socket.socket, from_server: bool) -> None:
