@@ -313,12 +313,15 @@ def cores(data: Path) -> dict[str, float]:
 
 
 def processes_of(data: Path) -> Iterator[tuple[str, psutil.Process]]:
-    """Those of the stack, each with its role."""
+    """Those of the stack, each with its role. PostgreSQL's children write their titles over their environment."""
     for process in psutil.process_iter(["cmdline", "environ"]):
         if (process.info["environ"] or {}).get("HLS_DATA") == str(data):
             words = " ".join(process.info["cmdline"] or [])
+            role = next((role for role in ROLES if role in words), "others")
             with contextlib.suppress(psutil.NoSuchProcess):
-                yield next((role for role in ROLES if role in words), "others"), process
+                yield role, process
+                if role == "postgres":
+                    yield from ((role, child) for child in process.children())
 
 
 def new_video(world: World) -> str:
