@@ -291,7 +291,8 @@ def compare(first: Share, last: Share) -> None:
             print(f"a package costs {what}: first {early:.3f}, last {late:.3f}: {100 * (late / early - 1):+.1f} %")
 
 
-ROLES = ("worker", "daemon", "code-server", "ui", "postgres", "rabbitmq", "weed", "ipfs_node", "gateway")
+ROLES = ("weed", "worker", "daemon", "code-server", "ui", "postgres", "rabbitmq", "ipfs_node", "gateway")
+"""Words of their command lines, in the order in which they are looked for: weed has an option with `ui`."""
 
 
 def memory(data: Path) -> dict[str, int]:
