@@ -257,7 +257,7 @@ def test_s3_copies_that_are_long_due_are_a_problem(
     world = world_on_each_database
     world.publish_package("v", package(request.node.name))
     assert look(world) == {}
-    assert "objects of video v" in look(world, clock.now() + timedelta(hours=2))["cleanup_stuck"].title
+    assert "object(s) of video v" in look(world, clock.now() + timedelta(hours=2))["cleanup_stuck"].title
 
 
 def test_what_waits_for_a_service_that_is_away_is_not_called_stuck(world: World) -> None:

@@ -107,7 +107,7 @@ def _not_cleared(store: MetadataStore, settings: Settings, now: datetime) -> Ite
         yield Problem(
             f"cleanup_stuck:{row.upload_id}",
             "cleanup_stuck",
-            f"{row.objects} S3 objects of video {row.video_id} are long due for removal",
+            f"{row.objects} S3 object(s) of video {row.video_id} are long due for removal",
             row.error or "no clean-up came to its end",
             "Nothing is lost, S3 only costs more. Look at the newest run of job clear for this video.",
             _page(settings, row.video_id),
