@@ -249,6 +249,10 @@ class ObjectStore:
                     raise Outage(f"deleting s3://{bucket}/{error.get('Key')}: {error.get('Code')}; it is tried again")
         return kept
 
+    def delete_versions(self, bucket: str, prefix: str) -> None:
+        """Everything under `prefix` is gone, with what it had replaced."""
+        self.delete(bucket, [(one.key, one.etag, one.version_id) for one in self.versions(bucket, prefix)])
+
     def unfinished(self, bucket: str) -> Iterator[tuple[str, str, datetime]]:
         """(key, id, since when) of every upload in parts that was begun and not completed."""
         with border(f"listing uploads in parts of s3://{bucket}"):

@@ -219,8 +219,7 @@ def _undo_acceptance(
     prefix = keys.revision(upload.video_id, upload.revision)
     store.renew(lease, clock.now(), settings.lease_seconds)
     for bucket in filter(None, (settings.s3_media, settings.s3_keys)):
-        left = objects.versions(bucket, prefix)  # all of them: the next package may have the same keys
-        objects.delete(bucket, [(one.key, one.etag, one.version_id) for one in left])
+        objects.delete_versions(bucket, prefix)  # all of them: the next package may have the same keys
     store.take_back(lease)
 
 

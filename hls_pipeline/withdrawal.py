@@ -126,8 +126,7 @@ def release(
 def forget_private_keys(upload: Upload, objects: ObjectStore, settings: Settings) -> None:
     """The key service has nothing any more of a revision that nobody can watch."""
     if upload.private_keys and upload.revision is not None and settings.s3_keys:
-        there = objects.versions(settings.s3_keys, keys.revision(upload.video_id, upload.revision))
-        objects.delete(settings.s3_keys, [(one.key, one.etag, one.version_id) for one in there])
+        objects.delete_versions(settings.s3_keys, keys.revision(upload.video_id, upload.revision))
 
 
 def _prefixes(upload: Upload, store: MetadataStore) -> list[str]:

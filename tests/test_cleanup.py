@@ -42,8 +42,7 @@ def bucket(world: World) -> Iterator[Callable[..., World]]:
 
     yield make
     for name in made:
-        versions = world.objects.versions(name, "")
-        world.objects.delete(name, [(one.key, one.etag, one.version_id) for one in versions])
+        world.objects.delete_versions(name, "")
 
 
 def addresses(world: World, upload: Upload) -> set[str]:
