@@ -28,6 +28,7 @@ from hls_pipeline.ipfs.unixfs import Directory, Extent, Profile, build_directory
 from hls_pipeline.metadata_store import InventoryFile
 from hls_pipeline.revisions import Revision, hash_bytes, node
 from hls_pipeline.settings import Settings
+from hls_pipeline.uploads import Upload
 
 ReceiptJson = dict[str, Any]
 _T = TypeVar("_T")
@@ -279,6 +280,17 @@ def read_back(kubo: Kubo, root: str, expected: Extent | None = None, sample: int
         return confirm(kubo, cid, kubo.dag_stat(cid), clock.now(), Level.READ_BACK)
     level = Level.SAMPLED if 0 < sample < expected.blocks else Level.READ_BACK
     return confirm(kubo, cid, expected, clock.now(), level, sample)
+
+
+def read_back_both(kubo: Kubo, upload: Upload, sample: int) -> list[Receipt]:
+    """The published directory and the record, given back by one node. Raises ProofMissing."""
+    package = read_back(kubo, upload.root or "", extent(upload), sample)
+    return [*package, *read_back(kubo, upload.record or "")]
+
+
+def extent(upload: Upload) -> Extent:
+    """What staging counted of the published directory."""
+    return Extent(upload.blocks or 0, upload.dag_bytes or 0)
 
 
 def to_json(receipt: Receipt) -> ReceiptJson:

@@ -2,7 +2,7 @@
 
 What the stage step is made of: `examine` checks every file and computes its content id in one pass over the bytes,
 `inventory` lists what is published and where it will lie, `copy_to_media` brings it there. Whether a package is
-accepted is decided in `steps.stage`.
+accepted is decided in `judging.py`.
 """
 
 from __future__ import annotations

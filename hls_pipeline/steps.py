@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any
 
 from hls_pipeline import (
@@ -22,6 +20,7 @@ from hls_pipeline import (
     drops,
     estimate,
     evidence,
+    judging,
     keys,
     pinning,
     remaking,
@@ -33,19 +32,14 @@ from hls_pipeline import (
 )
 from hls_pipeline.errors import ObjectMissing, ProofMissing
 from hls_pipeline.hls.content_types import PLAYLIST_TYPE
-from hls_pipeline.hls.findings import Report
 from hls_pipeline.ipfs.kubo import Kubo
 from hls_pipeline.ipfs.proof import Receipt
-from hls_pipeline.ipfs.unixfs import PROFILES, Extent, build_directory
 from hls_pipeline.metadata_store import InventoryFile, Lease, MetadataStore, TempObject
 from hls_pipeline.object_store import ObjectStore
 from hls_pipeline.revisions import Revision
 from hls_pipeline.settings import Settings
 from hls_pipeline.tracing import observed
-from hls_pipeline.uploads import ACCEPTED_UNDER, PRIVATE_KEYS, State, Upload
-
-_MISSING_FILES = frozenset({"URI_MISSING_FILE", "PKG_NO_PLAYLIST", "PKG_ROOT_AMBIGUOUS", "HLS_DEFINE_IMPORT"})
-"""Findings that more files could mend: a folder nobody marked ready is given time."""
+from hls_pipeline.uploads import State, Upload
 
 _GIVEN_UP = frozenset({State.WITHDRAWN, State.SUPERSEDED})
 """States in which nothing is brought onto IPFS any more, whoever asks for it."""
@@ -72,108 +66,13 @@ def stage(
     if upload.state is not State.RECEIVED:
         return upload
     if upload.revision is None:
-        upload = _judge(upload, lease, objects, nodes, store, settings, noted)
+        upload = judging.judge(upload, lease, objects, nodes, store, settings, noted)
         if upload.revision is None:
             return upload
     staging.copy_to_media(upload, lease, objects, store, settings)
     store.renew(lease, clock.now(), settings.lease_seconds)
     drops.take_out(objects, upload.drop)
     return upload
-
-
-def _judge(
-    upload: Upload,
-    lease: Lease,
-    objects: ObjectStore,
-    nodes: Sequence[Kubo],
-    store: MetadataStore,
-    settings: Settings,
-    noted: Mapping[str, staging.Reading] | None,
-) -> Upload:
-    source = drops.DropSource(objects, upload.drop)
-    profile = PROFILES[settings.ipfs_profile]
-    policy = settings.policy().of(upload.video_id)
-    package, report, contents = staging.examine(source, profile, policy, noted=noted)
-    if package is None or not report.accepted:
-        return _refuse(upload, lease, report, objects, store, settings)
-    files = staging.inventory(upload, package, contents, store.next_revision(upload.video_id))
-    directory = build_directory({file.path: contents.nodes[file.path] for file in files}, profile)
-    metadata = dict(package.metadata)
-    facts = {
-        **package.facts,
-        PRIVATE_KEYS: {file.path: file.size for file in package.keys},
-        ACCEPTED_UNDER: policy.recorded(),
-    }
-    upload = replace(upload, root=str(directory.root.cid), metadata=metadata, facts=facts)
-    current = store.current_upload(upload.video_id)
-    if current and _is_same(upload, current) and _is_still_there(current, nodes, settings):
-        staging.keep_changed_extras(upload, package.unreferenced, current.revision or 0, objects, settings)
-        store.unchanged(lease, clock.now())
-        drops.take_out(objects, upload.drop)
-        return store.upload(upload.upload_id)
-    own = {cid.digest: len(block) for cid, block in directory.blocks}
-    blocks = contents.blocks | own
-    return store.accept(
-        lease,
-        revision=store.next_revision(upload.video_id),
-        facts=facts,
-        files=files,
-        objects=staging.expected_objects(upload, files, contents, settings),
-        profile=profile.name,
-        playlist=package.root,
-        root=upload.root,
-        size=directory.root.size,
-        blocks=len(blocks),
-        dag_bytes=sum(blocks.values()),
-        metadata=metadata,
-        report=report.to_json(),
-    )
-
-
-def _is_same(upload: Upload, current: Upload) -> bool:
-    """Whether the current revision has the same content, the same metadata and the same private keys."""
-    (mine, theirs) = ({path: item.etag for path, item in one.private_keys.items()} for one in (upload, current))
-    return (current.root, current.metadata, theirs) == (upload.root, upload.metadata, mine)
-
-
-def _is_still_there(current: Upload, nodes: Sequence[Kubo], settings: Settings) -> bool:
-    """Whether a quorum gives the current revision back: only then the drop may go. What the nodes lost is published
-    anew from it, as the next revision. Raises Outage when too few nodes answer."""
-    try:
-        replicas.on_quorum(
-            nodes, settings.ipfs_quorum, partial(_read_back, current, settings), settings.ipfs_grace_seconds
-        )
-    except ProofMissing:
-        return False
-    return True
-
-
-def _refuse(
-    upload: Upload,
-    lease: Lease,
-    report: Report,
-    objects: ObjectStore,
-    store: MetadataStore,
-    settings: Settings,
-) -> Upload:
-    """The report goes beside the creator's files. A folder nobody marked ready may first get its missing files."""
-    drop, now = upload.drop, clock.now()
-    until = now
-    if drop.in_inbox:
-        folder = drops.folder(objects, drop.bucket, upload.video_id)
-        if not folder.left_as_it_was(drop):
-            raise drops.changed(drop)
-        if drop.ready is None and any(item.code in _MISSING_FILES for item in report.errors):
-            until = folder.last_write + timedelta(seconds=settings.inbox_abandon_seconds)
-    if now < until:
-        store.wait_for_files(lease, report.to_json(), until)
-        return store.upload(upload.upload_id)
-    if drop.in_inbox:
-        drops.refuse(objects, drop.bucket, upload.video_id, report.to_json())
-    else:
-        drops.take_out(objects, drop)
-    store.reject(lease, report.to_json(), now)
-    return store.upload(upload.upload_id)
 
 
 # ---- 2. playlists rewritten to s3://, the temporary JSON is a version -------------------------------------------
@@ -257,7 +156,7 @@ def publish(
     if upload.state in _GIVEN_UP:
         return upload
     revision = remaking.revision(upload, objects, nodes, store, settings)
-    root, expected = revision.directory.root, _extent(upload)
+    root, expected = revision.directory.root, replicas.extent(upload)
     store.claim(lease, str(root.cid))
     outcome = replicas.attempt(
         nodes,
@@ -434,8 +333,7 @@ def _made_superfluous(
         return []
     assert upload.root and upload.record
     revision = remaking.revision(upload, objects, nodes, store, settings)
-    expected = _extent(upload)
-    check = partial(_read_back, upload, settings)
+    expected = replicas.extent(upload)
 
     def refill(node: Kubo, again: bool) -> None:
         replicas.publish(node, revision, expected, settings, again=again)
@@ -445,29 +343,18 @@ def _made_superfluous(
         """Of what seems to be there only the pin is made first; then every block is sent, for it may be damaged."""
         for again in (False, True):
             try:
-                return check(node)
+                return replicas.read_back_both(node, upload, settings.proof_sample)
             except ProofMissing as lost:
                 try:
                     refill(node, again)
                 except ObjectMissing as error:
                     raise ProofMissing(f"{lost}; S3 cannot fill it up either: {error}") from error
-        return check(node)
+        return replicas.read_back_both(node, upload, settings.proof_sample)
 
     return replicas.on_quorum(nodes, settings.ipfs_quorum, check_or_refill, settings.ipfs_grace_seconds)
 
 
 # ---- shared by the steps -----------------------------------------------------------------------------------------
-
-
-def _extent(upload: Upload) -> Extent:
-    """What staging counted of the published directory."""
-    return Extent(upload.blocks or 0, upload.dag_bytes or 0)
-
-
-def _read_back(upload: Upload, settings: Settings, node: Kubo) -> list[Receipt]:
-    """Both directories given back by one node. Raises ProofMissing."""
-    package = replicas.read_back(node, upload.root or "", _extent(upload), settings.proof_sample)
-    return [*package, *replicas.read_back(node, upload.record or "")]
 
 
 def mirror_document(lease: Lease, objects: ObjectStore, store: MetadataStore, settings: Settings) -> None:

@@ -20,7 +20,7 @@ LAYERS = (
     {"object_store", "metadata_store"},
     {"audit", "dagster_client", "drops", "estimate", "failures", "gateway_client", "lifecycle", "metrics", "reports"}
     | {"revisions", "submission", "tracing", "work"},
-    {"archive", "archive_store", "evidence", "pinning", "rehydration", "remaking", "renderings", "replicas"}
+    {"archive", "archive_store", "evidence", "judging", "pinning", "rehydration", "remaking", "renderings", "replicas"}
     | {"staging", "temp_storage", "withdrawal"},
     {"steps"},
     {"resources", "assets", "jobs", "sensors", "schedules", "definitions"}
