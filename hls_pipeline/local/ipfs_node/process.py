@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import threading
 import time
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from hls_pipeline.local.ipfs_node.server import Server
 
 _GRACE = 1.5
 """Seconds that requests under way are given at the end."""
+_ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
 def run(repo: Path, rpc_address: str, gateway_address: str, gc_grace: float = 0) -> None:
@@ -21,9 +21,8 @@ def run(repo: Path, rpc_address: str, gateway_address: str, gc_grace: float = 0)
 
     UsageError if another node has the repository or an address is malformed, ServiceError if either cannot be had.
     """
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    # Blocked in every thread and waited for: a handler may come just before the main thread begins to wait, unheard.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     node = Node(repo, gc_grace)
     servers: list[Server] = []
     try:
@@ -32,7 +31,7 @@ def run(repo: Path, rpc_address: str, gateway_address: str, gc_grace: float = 0)
         for server in servers:
             server.start()
         print(f"RPC {servers[0].url}  gateway {servers[1].url}  (no peers)", flush=True)
-        stop.wait()
+        signal.sigwait(_ENDING)
     finally:
         deadline = time.monotonic() + _GRACE
         for server in servers:
