@@ -20,6 +20,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -32,7 +33,7 @@ import psycopg2
 from hls_pipeline import clock, drops, keys, metadata_store, object_store, replicas, steps, work
 from hls_pipeline.ipfs.cid import Cid
 from hls_pipeline.ipfs.kubo import Kubo
-from hls_pipeline.local import processes, seaweed
+from hls_pipeline.local import ports, processes, seaweed
 from hls_pipeline.metadata_store import PATH, Lease, MetadataStore
 from hls_pipeline.object_store import ObjectStore
 from hls_pipeline.settings import Settings, load
@@ -46,16 +47,20 @@ Files = Mapping[str, bytes]
 # ---- services -----------------------------------------------------------------------------------------------------
 
 
+_held = deque[contextlib.ExitStack]()
+
+
 def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago, none of them twice."""
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+    """Ports that nobody listens on. Other tests get others, also in processes beside this one."""
+    tokens = contextlib.ExitStack()
+    _held.append(tokens)
+    if len(_held) > 50:  # whoever asked so long ago has been listening for long
+        _held.popleft().close()
+    return list(tokens.enter_context(ports.held(map(str, range(count)))).values())
 
 
-def wait_until(true: Callable[[], object], what: str, seconds: float = 20) -> None:
+def wait_until(true: Callable[[], object], what: str, seconds: float = 60) -> None:
+    """`seconds` is there for what hangs; a busy machine is slow."""
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
@@ -85,27 +90,19 @@ def service(
 @contextmanager
 def running_s3(folder: Path) -> Iterator[Settings]:
     """SeaweedFS with the buckets `inbox` and `media`; the settings that reach it."""
-    ports = dict(zip(seaweed.PORTS, _seaweed_ports(), strict=True))
     access, secret = secrets.token_hex(8), secrets.token_hex(16)
-    settings = load(
-        s3_endpoint=f"http://127.0.0.1:{ports['s3']}",
-        s3_access_key=access,
-        s3_secret_key=secret,
-        s3_inbox=INBOX,
-        s3_media=MEDIA,
-    )
     seaweed.prepare(folder, secrets.token_hex(32))
-    command = seaweed.command(folder, ports, (INBOX, MEDIA))
-    with service(command, folder, lambda: seaweed.buckets_are_ready(settings), seaweed.environment(access, secret)):
-        yield settings
-
-
-def _seaweed_ports() -> list[int]:
-    """`weed mini` keeps the number 10,000 above each port for itself and refuses to start if another port has it."""
-    while True:
-        ports = free_ports(len(seaweed.PORTS))
-        if max(ports) + 10_000 < 1 << 16 and not {port + 10_000 for port in ports} & set(ports):
-            return ports
+    with ports.held(seaweed.PORTS, seaweed.COMPANIONS) as chosen:
+        settings = load(
+            s3_endpoint=f"http://127.0.0.1:{chosen['s3']}",
+            s3_access_key=access,
+            s3_secret_key=secret,
+            s3_inbox=INBOX,
+            s3_media=MEDIA,
+        )
+        command = seaweed.command(folder, chosen, (INBOX, MEDIA))
+        with service(command, folder, lambda: seaweed.buckets_are_ready(settings), seaweed.environment(access, secret)):
+            yield settings
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ import hmac
 import json
 import os
 import secrets
-import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,10 +22,9 @@ from typing import Any, TextIO
 from pydantic import SecretStr
 
 from hls_pipeline.errors import Outage, UsageError
+from hls_pipeline.local import ports
 from hls_pipeline.settings import Settings
 
-_PORTS = range(20000, 32000)
-"""Below Linux's ephemeral ports, so that no outgoing connection sits on one of ours while a part restarts."""
 _LOCK_SECONDS = 0.5
 
 
@@ -88,13 +86,13 @@ class DataFolder:
         except (ValueError, TypeError) as error:
             raise UsageError(f"{path} is damaged ({error}); put it back or start with another --data") from error
 
-    def ports(self, names: tuple[str, ...], companions: Mapping[str, int]) -> dict[str, int]:
-        """A free port for each name: last time's when it is free. `companions` names those that also need the port
-        so many higher."""
+    @contextmanager
+    def ports(self, names: tuple[str, ...], companions: Mapping[str, int]) -> Iterator[dict[str, int]]:
+        """A free port for each name: last time's when it is free. See `ports.py`."""
         path = self.path / "ports.json"
-        ports = _choose(names, companions, _remembered(path))
-        write_private(path, ports)
-        return ports
+        with ports.held(names, companions, _remembered(path)) as chosen:
+            write_private(path, chosen)
+            yield chosen
 
 
 def running(data: Path) -> dict[str, Any] | None:
@@ -193,31 +191,3 @@ def _remembered(path: Path) -> dict[str, int]:
         return {str(name): int(port) for name, port in dict(json.loads(path.read_text())).items()}
     except (OSError, ValueError, TypeError):  # none, or damaged: they are only a convenience
         return {}
-
-
-def _choose(names: tuple[str, ...], companions: Mapping[str, int], wanted: Mapping[str, int]) -> dict[str, int]:
-    chosen: dict[str, int] = {}
-    for name in names:
-        offsets = (0, companions[name]) if name in companions else (0,)
-        port = wanted.get(name, 0)
-        while not _free(port, offsets, chosen):
-            port = secrets.choice(_PORTS)
-        chosen[name] = port
-    return chosen
-
-
-def _free(port: int, offsets: tuple[int, ...], chosen: Mapping[str, int]) -> bool:
-    """SeaweedFS refuses ports of which one is another plus 10,000: those are its defaults for gRPC."""
-    taken = {other + offset for other in chosen.values() for offset in (-10_000, 0, 10_000)}
-    return port > 0 and port not in taken and all(_can_listen(port + offset) for offset in offsets)
-
-
-def _can_listen(port: int) -> bool:
-    with socket.socket() as probe:
-        # As servers do it: what is left of closed connections does not count, a listener does.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except (OSError, OverflowError):
-            return False
-    return True

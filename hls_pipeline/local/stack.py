@@ -228,18 +228,23 @@ def up(settings: Settings, console: Console, kind: type[Stack] = Stack) -> None:
         ended = processes.end_all(identity.stack_id, _LEFTOVER_SECONDS)
         if ended:
             narrator.say(f"the last stack here was killed; ended {ended} processes it left, its work goes on now")
-        stack = kind(settings, folder, identity, folder.ports(kind.PORTS, seaweed.COMPANIONS))
+        with folder.ports(kind.PORTS, seaweed.COMPANIONS) as ports:
+            _run(kind(settings, folder, identity, ports), narrator)
 
-        def announce() -> None:
-            write_private(folder.stack_file, stack.description())
-            narrator.say(f"ready; addresses and keys are in {folder.stack_file}, Ctrl-C stops everything")
 
-        try:
-            Supervisor(stack.parts(narrator), folder.path, stack.environment(), narrator).run(announce)
-        finally:
-            folder.stack_file.unlink(missing_ok=True)
-            narrator.quiet()
-            processes.end_all(identity.stack_id, 0)
+def _run(stack: Stack, narrator: ConsoleNarrator) -> None:
+    folder = stack.folder
+
+    def announce() -> None:
+        write_private(folder.stack_file, stack.description())
+        narrator.say(f"ready; addresses and keys are in {folder.stack_file}, Ctrl-C stops everything")
+
+    try:
+        Supervisor(stack.parts(narrator), folder.path, stack.environment(), narrator).run(announce)
+    finally:
+        folder.stack_file.unlink(missing_ok=True)
+        narrator.quiet()
+        processes.end_all(stack.identity.stack_id, 0)
 
 
 def _python(*arguments: str) -> tuple[str, ...]:

@@ -20,28 +20,40 @@ def folder(tmp_path: Path) -> DataFolder:
     return DataFolder(tmp_path)
 
 
+def ports_of(folder: DataFolder, **companions: int) -> dict[str, int]:
+    """What a start with this folder would get."""
+    with folder.ports(NAMES, companions) as ports:
+        return ports
+
+
 def test_ports_are_kept_from_start_to_start(folder: DataFolder) -> None:
-    assert folder.ports(NAMES, {}) == folder.ports(NAMES, {})
+    assert ports_of(folder) == ports_of(folder)
 
 
 def test_a_busy_port_is_replaced_and_the_others_stay(folder: DataFolder) -> None:
-    first = folder.ports(NAMES, {})
+    first = ports_of(folder)
     with socket.create_server(("127.0.0.1", first["s3"])):
-        second = folder.ports(NAMES, {})
+        second = ports_of(folder)
     assert second["s3"] != first["s3"]
     assert second["admin"] == first["admin"]
 
 
 def test_a_port_is_busy_too_when_its_companion_is(folder: DataFolder) -> None:
-    first = folder.ports(NAMES, {"admin": 10000})
+    first = ports_of(folder, admin=10000)
     with socket.create_server(("127.0.0.1", first["admin"] + 10000)):
-        assert folder.ports(NAMES, {"admin": 10000})["admin"] != first["admin"]
+        assert ports_of(folder, admin=10000)["admin"] != first["admin"]
+
+
+def test_stacks_that_start_at_once_get_ports_of_their_own(folder: DataFolder) -> None:
+    """Nobody listens yet on what the first has chosen."""
+    with folder.ports(NAMES, {}) as first:
+        assert not set(first.values()) & set(ports_of(folder).values())
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"s3": "many"}', '{"s3": 99999999}', '{"s3": -1, "admin": null}'])
 def test_a_damaged_port_file_is_written_anew(folder: DataFolder, text: str) -> None:
     (folder.path / "ports.json").write_text(text)
-    ports = folder.ports(NAMES, {})
+    ports = ports_of(folder)
     assert json.loads((folder.path / "ports.json").read_text()) == ports
     assert all(20000 <= port < 32000 for port in ports.values())
 

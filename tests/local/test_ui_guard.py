@@ -21,7 +21,7 @@ from websockets.sync.client import connect
 from hls_pipeline.dagster_client import LOCATION, DagsterClient
 from hls_pipeline.errors import ServiceRefused
 from hls_pipeline.local import dagster_home, probes
-from hls_pipeline.local.data_folder import DataFolder
+from tests.services import free_ports
 from tests.stack_fixture import wait_until
 
 MUTATION = """mutation {addDynamicPartition(
@@ -48,7 +48,7 @@ class Site:
 
     def ask(self, method: str, path: str, body: str | None = None, **headers: str) -> tuple[int, str]:
         """The status and the text. A header `Content_Type` is sent as Content-Type."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             named = {name.replace("_", "-"): value for name, value in headers.items()}
             connection.request(method, path, body, named)
@@ -67,16 +67,16 @@ class Site:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("ui")
     (folder / "little.py").write_text(LITTLE)
-    ports = DataFolder(folder).ports(("code_server", "ui"), {})
-    workspace = dagster_home.write(folder / "dagster", ports["code_server"])
+    code_port, ui_port = free_ports(2)
+    workspace = dagster_home.write(folder / "dagster", code_port)
     code = ("dagster", "api", "grpc", "-f", str(folder / "little.py"), "-h", "127.0.0.1")
     commands = (
-        (*code, "-p", str(ports["code_server"]), "--location-name", LOCATION),
+        (*code, "-p", str(code_port), "--location-name", LOCATION),
         (
             "hls_pipeline.cli",
             "ui",
             "--port",
-            str(ports["ui"]),
+            str(ui_port),
             "--workspace",
             str(workspace),
             "--allow-host",
@@ -88,8 +88,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     environment = {**os.environ, "DAGSTER_HOME": str(folder / "dagster")}
     started = [subprocess.Popen([sys.executable, "-m", *command], env=environment) for command in commands]
     try:
-        wait_until(lambda: probes.webserver_answers(f"http://127.0.0.1:{ports['ui']}"), 60, lambda: "the web app")
-        yield Site(ports["ui"])
+        wait_until(lambda: probes.webserver_answers(f"http://127.0.0.1:{ui_port}"), 60, lambda: "the web app")
+        yield Site(ui_port)
     finally:
         for process in started:
             process.terminate()
@@ -165,7 +165,7 @@ def test_subscriptions_work_for_the_app_and_for_nobody_else(site: Site) -> None:
     address = f"ws://{site.host}/graphql"
     with connect(address, origin=f"http://{site.host}", subprotocols=["graphql-ws"]) as socket:
         socket.send(json.dumps({"type": "connection_init"}))
-        assert json.loads(socket.recv(10)) == {"type": "connection_ack"}
+        assert json.loads(socket.recv(60)) == {"type": "connection_ack"}
         query = "subscription {locationStateChangeEvents {event {eventType}}}"
         socket.send(json.dumps({"id": "1", "type": "start", "payload": {"query": query}}))
         with pytest.raises(TimeoutError):  # it waits for events: no error was sent back

@@ -20,8 +20,8 @@ from dagster._daemon import sensor
 from hls_pipeline.dagster_client import LOCATION
 from hls_pipeline.errors import Outage, UsageError
 from hls_pipeline.local import dagster_home
-from hls_pipeline.local.data_folder import DataFolder
 from hls_pipeline.queue.instance import code_servers, fail_abandoned_runs, keep_connections, open_instance, wait_for
+from tests.services import free_ports
 from tests.stack_fixture import wait_until
 
 SLEEPING = """
@@ -57,19 +57,19 @@ def code_server(folder: Path, port: int) -> Iterator[None]:
 
 
 def test_only_runs_that_no_code_server_knows_are_failed(folder: Path) -> None:
-    port = DataFolder(folder).ports(("code_server",), {})["code_server"]
+    (port,) = free_ports(1)
     workspace = dagster_home.write(folder / "dagster", port)
     servers = code_servers(workspace)
     with open_instance() as instance:
         lost = create_run_for_test(instance, job_name="sleeping", status=DagsterRunStatus.STARTED).run_id
         with code_server(folder, port):
-            wait_for(servers, 30)
+            wait_for(servers, 60)
             alive = launch(instance, workspace)
             assert fail_abandoned_runs(instance, servers) == 1
             assert status(instance, lost) is DagsterRunStatus.FAILURE
             assert status(instance, alive) is DagsterRunStatus.STARTED
         with code_server(folder, port):
-            wait_for(servers, 30)
+            wait_for(servers, 60)
             assert fail_abandoned_runs(instance, servers) == 1
             assert status(instance, alive) is DagsterRunStatus.FAILURE
 
@@ -77,10 +77,10 @@ def test_only_runs_that_no_code_server_knows_are_failed(folder: Path) -> None:
 def launch(instance: DagsterInstance, workspace: Path) -> str:
     command = [sys.executable, "-m", "dagster", "job", "launch", "--workspace", str(workspace), "--job", "sleeping"]
     known = {run.run_id for run in instance.get_runs()}
-    subprocess.run(command, check=True, timeout=60)
+    subprocess.run(command, check=True, timeout=120)
     (run_id,) = {run.run_id for run in instance.get_runs()} - known
     started: Callable[[], bool] = lambda: status(instance, run_id) is DagsterRunStatus.STARTED  # noqa: E731
-    wait_until(started, 30, lambda: "the run to start")
+    wait_until(started, 60, lambda: "the run to start")
     return run_id
 
 
@@ -91,7 +91,7 @@ def status(instance: DagsterInstance, run_id: str) -> DagsterRunStatus:
 
 
 def test_a_code_server_that_is_not_there_is_an_outage(folder: Path) -> None:
-    port = DataFolder(folder).ports(("code_server",), {})["code_server"]
+    (port,) = free_ports(1)
     with pytest.raises(Outage, match=f"code server 127.0.0.1:{port} does not answer"):
         wait_for(code_servers(dagster_home.write(folder / "dagster", port)), 0.2)
 
