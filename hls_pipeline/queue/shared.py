@@ -10,26 +10,32 @@ import fcntl
 import mmap
 import struct
 import tempfile
-import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 _SLOT = struct.Struct("=QQ")  # ticket (0: none), bytes
+_MOMENT = struct.Struct("=d")  # of the clock that all processes share (0: none)
 
 
 class Flag:
     """Set by the parent, seen by every child."""
 
     def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, 1)
+        self._memory = mmap.mmap(-1, _MOMENT.size)
 
     def set_in(self, seconds: float) -> None:
-        timer = threading.Timer(seconds, self._memory.__setitem__, (0, 1))
-        timer.daemon = True
-        timer.start()
+        """The first call counts. Without a lock or a thread: a signal handler does it, whatever it interrupts."""
+        if not self._moment:
+            _MOMENT.pack_into(self._memory, 0, time.monotonic() + seconds)
 
     def is_set(self) -> bool:
-        return self._memory[0] == 1
+        return 0 < self._moment <= time.monotonic()
+
+    @property
+    def _moment(self) -> float:
+        (moment,) = _MOMENT.unpack_from(self._memory)
+        return float(moment)
 
 
 class Budget:

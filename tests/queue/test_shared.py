@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 
 from hls_pipeline.queue.health import Pulse
@@ -45,6 +46,16 @@ def test_children_see_what_is_set_and_what_others_have_taken() -> None:
     assert os.waitpid(child, 0)[1] == 0
     budget.give_back(1)  # as the child that takes its place does
     assert budget.granted(0)
+
+
+def test_the_first_to_say_when_to_stop_is_heard_without_a_thread() -> None:
+    """A signal handler says it: one that started a timer waited for ever for what the interrupted thread held."""
+    stop, before = Flag(), threading.active_count()
+    stop.set_in(3600)
+    assert threading.active_count() == before
+    assert not stop.is_set()
+    stop.set_in(0)
+    assert not stop.is_set()
 
 
 def test_a_worker_that_never_reached_the_broker_is_not_well() -> None:
