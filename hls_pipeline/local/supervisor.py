@@ -136,11 +136,11 @@ class Supervisor:
             return
         environment = {**self._environment, **state.part.environment}
         folder = state.part.folder or self._folder
+        state.started, state.ready = time.time(), False  # before it can have done anything
         try:
             state.process = processes.start(state.part.command, environment, folder, state.log)
         except OSError as error:
             raise Outage(f"{state.part.title} could not be started: {error}; run `make setup` again") from error
-        state.started, state.ready = time.time(), False
 
     def _check(self, state: _State) -> None:
         if not state.part.once and state.part.answers(state.started):

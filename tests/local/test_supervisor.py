@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 import os
+import secrets
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -16,8 +19,10 @@ import pytest
 from hls_pipeline.errors import Outage
 from hls_pipeline.local import processes
 from hls_pipeline.local.supervisor import Part, Supervisor
+from tests.stack_fixture import wait_until
 
-STACK_ID = "test-supervisor"
+STACK_ID = f"test-supervisor-{secrets.token_hex(4)}"
+"""Ours alone: two runs of the tests on one machine see each other's processes."""
 
 
 class Listener:
@@ -91,6 +96,23 @@ def test_a_part_starts_only_after_what_it_needs_has_answered(tmp_path: Path) -> 
     assert listener.heard[2:] == ["last ready"]
 
 
+def test_a_part_that_answers_before_its_supervisor_gets_to_look_is_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine it counted as started after it had answered, and was killed a minute later for its silence."""
+    start = processes.start
+
+    def slowly(*about: Any) -> subprocess.Popen[bytes]:
+        process = start(*about)
+        wait_until((tmp_path / "quick").exists, 30, lambda: "the part")
+        time.sleep(0.05)
+        return process
+
+    monkeypatch.setattr(processes, "start", slowly)
+    monkeypatch.setattr("hls_pipeline.local.supervisor.START_SECONDS", 2)
+    supervise([python("quick", tmp_path, SERVE)], tmp_path, Listener(lambda heard: "quick ready" in heard))
+
+
 def test_a_part_that_dies_is_restarted_together_with_those_that_follow_it(tmp_path: Path) -> None:
     parts = [python("main", tmp_path, SERVE), python("follower", tmp_path, SERVE, follows=("main",))]
     backs: set[str] = set()
@@ -107,12 +129,15 @@ def test_a_part_that_dies_is_restarted_together_with_those_that_follow_it(tmp_pa
 
 def test_a_part_that_keeps_dying_is_restarted_more_and_more_slowly(tmp_path: Path) -> None:
     times: list[float] = []
-    ending = python("ending", tmp_path, "ready(); time.sleep(0.3); sys.exit(7)")
+    seen = tmp_path / "seen"  # it ends only after it was found ready
+    ending = python(
+        "ending", tmp_path, f"ready()\nwhile not os.path.exists({str(seen)!r}): time.sleep(0.01)\nsys.exit(7)"
+    )
     listener = Listener(
         lambda heard: sum("exit code 7" in text for text in heard) == 4,
         lambda text: times.append(time.monotonic()) if "exit code 7" in text else None,
     )
-    supervise([ending], tmp_path, listener)
+    supervise([ending], tmp_path, listener, seen.touch)
     pauses = [later - sooner for sooner, later in itertools.pairwise(times)]
     assert all(pause >= 0.25 * 2**n for n, pause in enumerate(pauses))
 
