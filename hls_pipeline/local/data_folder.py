@@ -25,7 +25,8 @@ from hls_pipeline.errors import Outage, UsageError
 from hls_pipeline.local import ports
 from hls_pipeline.settings import Settings
 
-_LOCK_SECONDS = 0.5
+_LOCK_SECONDS = 3.0
+"""For whom `running` looks just now, and is interrupted in that on a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ def _make(path: Path) -> None:
 
 
 def _lock(file: TextIO, kind: int, seconds: float) -> bool:
-    """Whether the lock was had. Some patience is needed: `running` takes it for an instant to look."""
+    """Whether the lock was had within so many seconds."""
     deadline = time.monotonic() + seconds
     while True:
         try:

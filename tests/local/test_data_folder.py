@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -78,7 +80,17 @@ def test_a_folder_that_cannot_be_made_is_a_usage_error(tmp_path: Path) -> None:
         pass
 
 
-def test_the_lock_is_released_at_the_end(folder: DataFolder) -> None:
+def test_somebody_who_looks_does_not_keep_a_stack_from_starting(folder: DataFolder) -> None:
+    """It was refused, as if another one ran here, when a look took half a second on a busy machine."""
+    with (folder.path / "up.lock").open("a+") as look:
+        fcntl.flock(look, fcntl.LOCK_SH)
+        threading.Timer(1, fcntl.flock, (look, fcntl.LOCK_UN)).start()
+        with folder.locked():
+            pass
+
+
+def test_the_lock_is_released_at_the_end(folder: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hls_pipeline.local.data_folder._LOCK_SECONDS", 0.1)
     for _ in range(2):
         with folder.locked(), pytest.raises(UsageError, match="already running"), folder.locked():
             pass
