@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -22,8 +23,8 @@ import psutil
 from hls_pipeline.local import processes
 from hls_pipeline.local.data_folder import DataFolder, running
 
-READY_SECONDS = 90
-STOP_SECONDS = 30
+READY_SECONDS = 120
+STOP_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -41,16 +42,17 @@ class RunningStack:
     def said(self) -> str:
         return self.output.read_text()
 
-    def wait_until_said(self, text: str, seconds: float = 30, after: int = 0) -> None:
+    def wait_until_said(self, text: str, seconds: float = 60, after: int = 0) -> None:
         """`after`: only what it said behind so many characters counts."""
         wait_until(lambda: text in self.said()[after:], seconds, lambda: f"{text!r} in:\n{self.said()}")
 
     def part(self, name: str) -> psutil.Process:
         """The running part that writes to the log of that name."""
-        log = str(self.data / "logs" / f"{name}.log")
+        log = self.data / "logs" / f"{name}.log"
         for child in psutil.Process(self.process.pid).children():
-            if Path(f"/proc/{child.pid}/fd/1").readlink() == Path(log):
-                return child
+            with contextlib.suppress(OSError):  # one that has just ended writes nowhere
+                if Path(f"/proc/{child.pid}/fd/1").readlink() == log:
+                    return child
         raise AssertionError(f"{name} is not running")
 
     def processes(self) -> list[int]:

@@ -23,8 +23,6 @@ from hls_pipeline.uploads import State, Upload
 from tests import crashes
 from tests.services import TO_FINAL, World, package, published, wait_until
 
-LEASE_SECONDS = 1.1
-
 
 def files_of(point: str) -> dict[str, bytes]:
     """Bytes that only this test has: the session's node keeps those of the others."""
@@ -154,11 +152,11 @@ def test_a_process_killed_in(world: World, point: str) -> None:
 
 
 def test_a_process_killed_while_it_refuses_a_package(world: World) -> None:
-    world = world.having(lease_seconds=LEASE_SECONDS)
     files = {**files_of("refused"), "v/s1.ts": b"no media"}
     upload = world.drop("v", files)
     killed_in(world, upload, "stage, report put and not noted")
-    wait_until(lambda: world.store.ready_to_run(clock.now()), "the upload to be offered")
+    world.store.release_all()
+    assert world.store.ready_to_run(clock.now())
     assert world.walk(upload, holder=PATH + "second").state is State.REJECTED
     assert world.inbox() == {f"v/{path}" for path in files} | {"v/_READY", "v/_REJECTED.json"}
     assert world.media() == set()
@@ -181,7 +179,6 @@ def die_in(world: World, upload_id: str, point: str) -> None:
 
 def test_a_process_killed_while_it_takes_out_an_unchanged_package(world: World) -> None:
     """Half of the second drop is deleted when the process dies; the rest must not stay in the inbox for ever."""
-    world = world.having(lease_seconds=LEASE_SECONDS)
     first = world.publish_package("v", files_of("unchanged"))
     world.step("clear_temp_storage", first, "hand:clear")
     before = world.store.versions("v"), world.media()

@@ -17,11 +17,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from hls_pipeline import clock, failures, metrics
 from hls_pipeline.errors import ProofMissing, UsageError
+from hls_pipeline.local.ports import held
 from hls_pipeline.metadata_store import MetadataStore
 from hls_pipeline.upkeep import alerts, anchors
 from hls_pipeline.uploads import State
 from tests.gateway.conftest import Gateway, gateway, gateway_with  # noqa: F401
-from tests.services import World, doubled, free_ports, package, wait_until
+from tests.services import World, doubled, package, wait_until
 from tests.test_metadata_store import published, received
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,10 +64,16 @@ def value(found: Families, name: str, sample: str | None = None, **labels: str) 
     return one
 
 
+def unheld_ports(count: int) -> list[int]:
+    """Steps are told by UDP, on the very port that `free_ports` would hold."""
+    with held(map(str, range(count))) as found:
+        return list(found.values())
+
+
 @pytest.fixture
 def serving(world: World) -> World:
     """The same world with daemon and worker metrics on ports of their own."""
-    daemon, worker = free_ports(2)
+    daemon, worker = unheld_ports(2)
     serving = world.having(daemon_metrics_port=daemon, worker_metrics_port=worker)
     metrics.serve_daemon(serving.store, serving.nodes, serving.settings)
     metrics.serve_worker(serving.settings)
@@ -128,7 +135,7 @@ def test_without_a_port_nothing_listens_and_what_is_no_report_is_ignored(world: 
     metrics.serve_daemon(world.store, world.nodes, world.settings)
     metrics.serve_worker(world.settings)
     metrics.note_step(world.settings, "stage", "done", 1)
-    (port,) = free_ports(1)
+    (port,) = unheld_ports(1)
     settings = world.settings.model_copy(update={"worker_metrics_port": port})
     metrics.note_step(settings, "stage", "done", 1)  # to nobody
     metrics.serve_worker(settings)

@@ -152,7 +152,7 @@ def test_a_node_killed_in_the_middle_of_an_import_goes_on_when_it_is_back(
         wait_until(lambda: half.passed >= half.after, "half of it to be sent")
         node.kill()
         half.over.set()
-        working.join(30)
+        working.join(60)
     assert [type(error) for error in errors] == [Outage]
     assert_not_published(world, upload, media)
     with nodes.running(kind, tmp_path / "repo") as back:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from hls_pipeline.uploads import State
 from tests.contract.faults import Cut, proxy
 from tests.local import ipfs_node_fixture
 from tests.local.ipfs_node_fixture import EmbeddedNode, block_file
-from tests.services import World, free_ports, package, ts
+from tests.services import World, free_ports, package, ts, wait_until
 
 
 @pytest.fixture
@@ -53,30 +52,26 @@ def behind(world: World, upload_id: str) -> set[tuple[str, str]]:
 
 
 def test_a_node_that_stalls_delays_nothing_and_is_noted(world: World, ipfs_node: EmbeddedNode, seed: str) -> None:
-    """Its limit on silence is a minute; the whole path is done long before."""
+    """Whoever waited for it would wait for an hour."""
     with proxy(ipfs_node.rpc, Cut("down", 0, "silence")) as silent:
-        some = at(world, (silent, "127.0.0.1:1"), of(ipfs_node), ipfs_grace_seconds=0.2)
-        start = time.monotonic()
+        some = at(world, (silent, "127.0.0.1:1"), of(ipfs_node), ipfs_grace_seconds=0.2, ipfs_stall_seconds=3600)
         upload = some.publish_package("v", package(seed))
         assert some.step("clear_temp_storage", upload, "hand:clear").state is State.CLEARED
-        assert time.monotonic() - start < 15
     assert some.document("v")["replicas"] == 1
     assert behind(world, upload.upload_id) == {(upload.root, silent), (upload.record, silent)}
 
 
 def test_a_node_that_is_down_delays_nothing_and_is_noted(world: World, ipfs_node: EmbeddedNode, seed: str) -> None:
     rpc, gateway = (f"127.0.0.1:{port}" for port in free_ports(2))
-    some = at(world, (rpc, gateway), of(ipfs_node))
-    start = time.monotonic()
+    some = at(world, (rpc, gateway), of(ipfs_node), ipfs_grace_seconds=3600)
     upload = some.publish_package("v", package(seed))
-    assert time.monotonic() - start < 15
     assert behind(world, upload.upload_id) == {(upload.root, rpc), (upload.record, rpc)}
 
 
 def test_a_slower_node_within_the_grace_counts(
     world: World, ipfs_node: EmbeddedNode, second_ipfs_node: EmbeddedNode, seed: str
 ) -> None:
-    both = at(world, of(ipfs_node), of(second_ipfs_node), ipfs_grace_seconds=20)
+    both = at(world, of(ipfs_node), of(second_ipfs_node), ipfs_grace_seconds=250)
     upload = both.publish_package("v", package(seed))
     assert both.document("v")["replicas"] == 2
     assert behind(world, upload.upload_id) == set()
@@ -91,11 +86,12 @@ def test_what_a_node_still_does_after_it_was_given_up_ends_with_its_next_call(
 ) -> None:
     """Otherwise a slow node could pin a video long after it was withdrawn."""
     ended: list[Exception] = []
+    given_up = threading.Event()
     slow, quick = (Kubo(f"http://{node.rpc}", f"http://{node.gateway}") for node in (ipfs_node, second_ipfs_node))
 
     def work(kubo: Kubo) -> list[Receipt]:
         if kubo.name == slow.name:
-            time.sleep(0.5)
+            given_up.wait(60)
             try:
                 kubo.pin(Cid.of(b"whatever"), "late", 1)
             except Outage as error:
@@ -106,8 +102,8 @@ def test_what_a_node_still_does_after_it_was_given_up_ends_with_its_next_call(
     outcome = replicas.attempt((slow, quick), 1, work, 0.1)
     assert [item["node"] for item in outcome.receipts] == [quick.name]
     assert outcome.behind.keys() == {slow.name}
-    time.sleep(0.8)
-    assert len(ended) == 1
+    given_up.set()
+    wait_until(lambda: ended, "its next call")
     assert "given up" in str(ended[0])
     assert slow.version(), "the node itself is as good as ever"
 
@@ -165,7 +161,7 @@ def work(kubo):
     return [Receipt(Level.PINNED, "r", kubo.name, kubo.peer_id(), kubo.version(), "", "", clock.now())]
 
 gateway = sys.argv[3]
-nodes = [Kubo(f"http://{rpc}", f"http://{gateway}") for rpc in sys.argv[1:3]]
+nodes = [Kubo(f"http://{rpc}", f"http://{gateway}", stall_seconds=3600) for rpc in sys.argv[1:3]]
 print(len(replicas.attempt(nodes, 1, work, 0.1).receipts))
 """
 
@@ -173,7 +169,7 @@ print(len(replicas.attempt(nodes, 1, work, 0.1).receipts))
 def test_a_stalled_node_does_not_keep_the_process_from_ending(ipfs_node: EmbeddedNode) -> None:
     with proxy(ipfs_node.rpc, Cut("down", 0, "silence")) as silent:
         command = [sys.executable, "-c", _ONE_STALLS, silent, ipfs_node.rpc, ipfs_node.gateway]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (done.stdout.strip(), done.returncode) == ("1", 0), done.stderr
 
 

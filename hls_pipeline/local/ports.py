@@ -1,7 +1,7 @@
 """Ports on loopback for servers of ours, such that two stacks that start at the same moment choose different ones.
 
 Between choosing a port and listening on it lie seconds in which a look tells nobody that it is taken. Whoever chooses
-holds the UDP port of the same number meanwhile: nothing else wants it, and the system gives it to one only.
+holds the UDP port of the same number meanwhile: no part of a stack wants it, and the system gives it to one only.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from hls_pipeline.ipfs.kubo import Kubo
 from hls_pipeline.local import kubo
 from tests.local.ipfs_node_fixture import block_file
 
-START_SECONDS = 30
+START_SECONDS = 60
 KINDS = ("embedded", "kubo") if kubo.find() else ("embedded",)
 """Kubo is tested wherever `ipfs` is on PATH."""
 

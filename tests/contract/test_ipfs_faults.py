@@ -47,8 +47,8 @@ CALLS: dict[str, Call] = {
 STREAMED = ("pins", "dag_stat", "import_blocks")
 
 
-def to(address: str, stall: float = 5) -> Kubo:
-    return Kubo(f"http://{address}", f"http://{address}", connect_seconds=2, stall_seconds=stall)
+def to(address: str, stall: float = 30) -> Kubo:
+    return Kubo(f"http://{address}", f"http://{address}", connect_seconds=30, stall_seconds=stall)
 
 
 def address_of(url: str) -> str:
@@ -125,18 +125,22 @@ def test_an_import_without_exactly_one_count_is_no_proof(lines: tuple[bytes, ...
 
 
 def test_success_said_before_everything_was_sent_is_none() -> None:
+    said, over = threading.Event(), threading.Event()
+
     def serve(connection: Any) -> None:
         connection.recv(65536)
         connection.sendall(chunked(b'{"Stats":{"BlockCount":1,"BlockBytesCount":10}}\n'))
-        time.sleep(2)
+        said.set()
+        over.wait(60)
 
     def slowly() -> Iterator[car.Block]:
         yield Cid.of(b"ten bytes!"), b"ten bytes!"
-        time.sleep(0.5)
+        said.wait(60)
         yield Cid.of(b"more"), b"more"
 
     with listening(serve) as address, pytest.raises(ServiceError):
         to(address).import_blocks(slowly())
+    over.set()
 
 
 def test_an_error_told_in_the_middle_of_an_upload_is_the_one_that_is_seen() -> None:
@@ -225,10 +229,8 @@ def test_a_full_disk_is_an_outage_that_uses_up_no_attempt() -> None:
 
 @pytest.mark.parametrize("call", CALLS)
 def test_a_node_that_never_answers_is_an_outage_after_the_stall_limit(call: str) -> None:
-    start = time.monotonic()
-    with answering(b"", wait=20) as address, to(address, stall=0.3) as node, pytest.raises(Outage):
+    with answering(b"", wait=3600) as address, to(address, stall=0.3) as node, pytest.raises(Outage):
         CALLS[call](node)
-    assert time.monotonic() - start < 5
 
 
 def test_a_node_that_stops_taking_an_upload_is_an_outage() -> None:
@@ -236,7 +238,7 @@ def test_a_node_that_stops_taking_an_upload_is_an_outage() -> None:
     block = Cid.of(bytes(1_000_000)), bytes(1_000_000)
 
     def serve(_: Any) -> None:
-        never.wait(10)
+        never.wait(60)
 
     with listening(serve) as address:
         with pytest.raises(Outage, match="took nothing"):
@@ -247,10 +249,8 @@ def test_a_node_that_stops_taking_an_upload_is_an_outage() -> None:
 def test_bytes_that_drip_in_do_not_outlast_the_total_limit() -> None:
     """Each byte resets a limit on silence; only the limit on the whole call ends this."""
     body = b"".join(car.write_car([NO_ROOT], SENT.blocks))
-    start = time.monotonic()
     with answering(plain(body), drip=0.05) as address, pytest.raises(Outage, match="not done after"):
         to(address).read_back(ROOT, seconds=1)
-    assert time.monotonic() - start < 5
 
 
 def test_nobody_there_is_an_outage() -> None:

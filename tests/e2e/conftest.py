@@ -62,7 +62,7 @@ class Pipeline:
         self.put(video_id, files)
         self.mark(video_id)
 
-    def wait(self, video_id: str, *states: State, revision: int | None = None, seconds: float = 90) -> Upload:
+    def wait(self, video_id: str, *states: State, revision: int | None = None, seconds: float = 150) -> Upload:
         """The newest upload once it is in one of `states` (and of `revision`)."""
         deadline = time.monotonic() + seconds
         while True:
@@ -87,7 +87,7 @@ class Pipeline:
             data=json.dumps({"query": query, "variables": variables}).encode(),
             headers={"Content-Type": "application/json"},
         )
-        with urlopen(request, timeout=30) as answer:
+        with urlopen(request, timeout=60) as answer:
             return dict(json.load(answer)["data"])
 
 

@@ -148,7 +148,7 @@ def dagster_run(pipeline: Pipeline, upload_id: str) -> dict[str, object]:
     query = """query ($tag: [ExecutionTag!]) { runsOrError(filter: {tags: $tag}) { ... on Runs { results {
         status eventConnection { events { __typename
             ... on AssetCheckEvaluationEvent { evaluation { checkName success description } } } } } } } }"""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while True:
         answer = pipeline.graphql(query, tag=[{"key": "hls/upload_id", "value": upload_id}])
         (run,) = answer["runsOrError"]["results"]
@@ -187,8 +187,8 @@ def test_a_folder_without_mark_starts_by_itself_once_it_is_quiet_and_complete(pi
     package = folder(CORPUS / "ffmpeg" / "audio-only")
     late = {"a_003.ts": package.pop("a_003.ts")}
     pipeline.put("unmarked", package)
-    waiting = pipeline.wait("unmarked", State.RECEIVED, seconds=30)
-    deadline = time.monotonic() + 30
+    waiting = pipeline.wait("unmarked", State.RECEIVED)
+    deadline = time.monotonic() + 60
     while not waiting.incomplete:
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -230,7 +230,7 @@ def test_two_drops_of_one_id_in_flight_end_with_whole_revisions(pipeline: Pipeli
 def whole_revisions(pipeline: Pipeline, video_id: str, drops: list[dict[str, bytes]]) -> None:
     """Every revision is one of `drops`, the last one is current, and the inbox is empty in the end."""
     last = drops[-1]
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 150
     while True:
         current = pipeline.store.current_upload(video_id)
         if current and pipeline.read(f"{current.root}/seg_000.ts") == last["seg_000.ts"]:
@@ -287,7 +287,7 @@ def test_the_dagster_ui_has_every_asset_materialised_with_metadata_and_a_check(p
     pipeline.wait("shown", State.CLEARED)
     query = """{ assetNodes { assetKey { path } hasAssetChecks
         assetMaterializations(partitions: ["shown"], limit: 1) { metadataEntries { label } } } }"""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     expected = {
         "inbox_package",
         "s3_segments",

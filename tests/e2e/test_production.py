@@ -56,7 +56,7 @@ def test_whatever_is_killed_meanwhile_nothing_is_lost_or_done_twice(production: 
         packages |= both
         for video_id, files in both.items():
             production.drop(video_id, files)
-        services.wait_until(lambda both=both: any(under_way(production, name) for name in both), "a run at work", 60)
+        services.wait_until(lambda both=both: any(begun(production, name) for name in both), "a run at work")
         kill(production, names)
     for video_id, files in packages.items():
         published_once(production, video_id, files)
@@ -79,7 +79,7 @@ def test_a_package_whose_gateway_is_killed_in_the_middle_of_it_is_sent_again(pro
         kill(production, ("gateway",))
     assert production.store.latest_upload("halfway") is None
     assert list(production.objects.listing("inbox", "halfway/")) == []
-    assert requests.Session().send(request, timeout=30).status_code == 202
+    assert requests.Session().send(request, timeout=60).status_code == 202
     published_once(production, "halfway", files)
 
 
@@ -87,7 +87,7 @@ def test_a_repin_whose_workers_are_killed_is_done_by_another_run(production: Pip
     """It waited for the next night."""
     with frozen(production.stack.part("ipfs-2")):
         first = launch(production, "repin")
-        services.wait_until(lambda: statuses(production, first)[first] == "STARTED", "it to be at work", 60)
+        services.wait_until(lambda: statuses(production, first)[first] == "STARTED", "it to be at work")
         kill(production, ("worker-1", "worker-2"))
     services.wait_until(lambda: "SUCCESS" in statuses(production, first).values(), "another to do it", 120)
     assert sorted(statuses(production, first).values()) == ["FAILURE", "SUCCESS"]
@@ -157,9 +157,9 @@ def statuses(pipeline: Pipeline, run_id: str) -> dict[str, str]:
     return {run["runId"]: run["status"] for run in found}
 
 
-def under_way(pipeline: Pipeline, video_id: str) -> bool:
+def begun(pipeline: Pipeline, video_id: str) -> bool:
     upload = pipeline.store.latest_upload(video_id)
-    return upload is not None and upload.state in (State.STAGED, State.PINNED)
+    return upload is not None and upload.state is not State.RECEIVED
 
 
 def published_once(pipeline: Pipeline, video_id: str, files: dict[str, bytes]) -> None:

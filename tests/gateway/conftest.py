@@ -71,7 +71,7 @@ def serving(world: World, **changes: Any) -> Iterator[Gateway]:
         yield Gateway(f"http://127.0.0.1:{port}", world, settings, key)
     finally:
         web.should_exit = True
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive(), "the gateway did not stop"
 
 

@@ -420,14 +420,12 @@ def test_a_client_that_falls_silent_is_cut_off(gateway_with: Callable[..., Gatew
 
 def test_a_client_that_sends_a_byte_now_and_then_is_cut_off(gateway_with: Callable[..., Gateway]) -> None:
     """Each byte ended the silence: eight such clients held all places of a key for `HLS_UPLOAD_SECONDS`."""
-    gateway = gateway_with(body_silence_seconds=0.5, upload_seconds=20)
+    gateway = gateway_with(body_silence_seconds=0.5, upload_seconds=3600)
     with open_socket(gateway) as client:
         client.sendall(head(gateway, gateway.key, 1 << 20) + b"--b\r\n")
         client.settimeout(0.05)
-        sent = 0
-        while sent < 200 and not (answer := _received(client)):
+        while not (answer := _received(client)):
             client.sendall(b"x")
-            sent += 1
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert leftovers(gateway) == set()
 
@@ -447,7 +445,7 @@ def test_a_head_that_never_ends_is_cut_off_and_others_are_served(gateway_with: C
         endless.sendall((b"X-Filler: " + b"x" * 1000 + b"\r\n") * 3000)
         assert problem_in(endless)["code"] == "head_too_large"
         assert gateway.get("/healthz").status_code == 200
-        slow.settimeout(15)
+        slow.settimeout(60)
         assert slow.recv(100) == b""
 
 
@@ -573,7 +571,7 @@ def test_an_upload_while_another_run_holds_the_video_waits_for_it(gateway: Gatew
     time.sleep(0.7)
     assert answers == []
     gateway.world.store.release(lease)
-    sender.join(20)
+    sender.join(60)
     assert answers[0].status_code == 202
 
 
@@ -589,7 +587,7 @@ def head(gateway: Gateway, key: str, length: int | str) -> bytes:
 
 def open_socket(gateway: Gateway) -> socket.socket:
     parts = urlsplit(gateway.url)
-    return socket.create_connection((parts.hostname, parts.port), timeout=20)
+    return socket.create_connection((parts.hostname, parts.port), timeout=60)
 
 
 class StuckUpload:

@@ -101,7 +101,7 @@ def asking(gateway: Gateway, cases: SearchStrategy[Any]) -> set[int]:
     @settings(max_examples=8, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
     @given(cases)
     def ask(case: Any) -> None:
-        answer = case.call_and_validate(base_url=gateway.url, headers=gateway.bearer, checks=CHECKS, timeout=20)
+        answer = case.call_and_validate(base_url=gateway.url, headers=gateway.bearer, checks=CHECKS, timeout=60)
         seen.add(answer.status_code)
 
     ask()

@@ -175,7 +175,7 @@ def test_path_tricks_find_nothing(staged: Gateway) -> None:
         prepared = requests.Request("GET", staged.url).prepare()
         prepared.url = f"{staged.url}/v1/videos/film/play/{path}"  # as it is: requests would tidy it up
         with requests.Session() as session:
-            answer = session.send(prepared, timeout=20)
+            answer = session.send(prepared, timeout=60)
         assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), path
 
 
@@ -213,13 +213,13 @@ def test_in_redirect_mode_media_comes_from_s3_and_later_from_an_ipfs_gateway(
     assert gateway.play("film", "master.m3u8").content == FILES["master.m3u8"], "names in it must lead back to us"
     signed = gateway.play("film", "v/s1.ts")
     assert (signed.status_code, "X-Amz-Signature" in signed.headers["Location"]) == (307, True)
-    fetched = requests.get(signed.headers["Location"], timeout=10)
+    fetched = requests.get(signed.headers["Location"], timeout=60)
     assert (fetched.content, fetched.headers["Content-Type"]) == (SEGMENT, "video/mp2t")
     gateway.world.walk(upload)
     later = gateway.play("film", "v/s1.ts").headers["Location"]
     assert later.startswith(gateway.settings.ipfs_gateway_urls[0] + "/ipfs/")
     assert later.endswith("?filename=s1.ts.m2ts"), "Debian's table, which Kubo reads, has .ts for something else"
-    fetched = requests.get(later, timeout=10)
+    fetched = requests.get(later, timeout=60)
     assert (fetched.content, fetched.headers["Content-Type"]) == (SEGMENT, "video/mp2t")
 
 

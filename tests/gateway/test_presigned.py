@@ -29,7 +29,7 @@ def begin(gateway: Gateway, files: Files, **more: Any) -> requests.Response:
 
 def put(address: dict[str, Any], data: bytes, part_size: int) -> requests.Response:
     start = (address["part"] - 1) * part_size
-    return requests.put(address["url"], data=data[start : start + address["size"]], timeout=20)
+    return requests.put(address["url"], data=data[start : start + address["size"]], timeout=60)
 
 
 def put_all(upload: dict[str, Any], files: Files) -> None:
@@ -91,7 +91,7 @@ def test_addresses_name_s3_as_senders_and_viewers_reach_it(gateway_with: Callabl
     assert complete(gateway, begun["id"]).status_code == 202
     address = gateway.play("film", "v/s1.ts").headers["Location"]
     assert address.startswith(public)
-    assert requests.get(address, timeout=20).content == FILES["v/s1.ts"]
+    assert requests.get(address, timeout=60).content == FILES["v/s1.ts"]
     assert public in gateway.get("/").headers["Content-Security-Policy"]
 
 
@@ -121,7 +121,7 @@ def test_what_is_missing_is_told_and_can_be_sent_later(gateway: Gateway, monkeyp
 def test_an_address_takes_no_more_than_was_announced(gateway: Gateway) -> None:
     begun = begin(gateway, FILES, video_id="film").json()
     address = begun["files"][0]["urls"][0]
-    assert requests.put(address["url"], data=bytes(address["size"] + 1), timeout=20).status_code == 403
+    assert requests.put(address["url"], data=bytes(address["size"] + 1), timeout=60).status_code == 403
 
 
 def test_an_address_that_outlives_completion_changes_nothing(gateway: Gateway) -> None:
@@ -129,7 +129,7 @@ def test_an_address_that_outlives_completion_changes_nothing(gateway: Gateway) -
     put_all(begun, FILES)
     assert complete(gateway, begun["id"]).status_code == 202
     segment = next(file for file in begun["files"] if file["path"] == "v/s1.ts")
-    requests.put(segment["urls"][0]["url"], data=bytes(segment["size"]), timeout=20)
+    requests.put(segment["urls"][0]["url"], data=bytes(segment["size"]), timeout=60)
     assert gateway.play("film", "v/s1.ts").content == FILES["v/s1.ts"]
     assert gateway.get("/v1/videos/film").json()["revision"] == 1
 

@@ -33,7 +33,7 @@ def test_requests_under_way_finish_when_it_is_told_to_stop(
         command = [sys.executable, "-m", "hls_pipeline.cli", "gateway", "--port", str(port)]
         process = subprocess.Popen(command, env=os.environ | {"HLS_PUBLIC_READ": "1"}, stdout=log, stderr=log)
     try:
-        wait_until(lambda: answers(f"{url}/readyz"), "the gateway", 40)
+        wait_until(lambda: answers(f"{url}/readyz"), "the gateway")
         body = form({"master.m3u8": media_playlist("s0.ts"), "s0.ts": ts("s0")})
         with open_socket(gateway) as client:
             client.sendall(head(gateway, gateway.key, len(body)).replace(b"/videos ", b"/videos?video_id=film "))
@@ -46,7 +46,7 @@ def test_requests_under_way_finish_when_it_is_told_to_stop(
             assert ended.is_alive()
             client.sendall(body[300:])
             assert client.recv(4096).startswith(b"HTTP/1.1 202 ")
-        ended.join(20)
+        ended.join(60)
         assert process.returncode in (0, -signal.SIGTERM), (tmp_path / "log").read_text()
         assert world.document("film")["status"] == "processing"
     finally:

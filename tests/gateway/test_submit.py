@@ -96,7 +96,7 @@ def test_ctrl_c_ends_what_waits_and_what_is_under_way(gateway: Gateway, client: 
         told.append(size)
         if len(told) == 2:
             raise KeyboardInterrupt
-        time.sleep(0.2 if len(told) > 2 else 0)  # nobody is done before the interrupt is noticed
+        time.sleep(1 if len(told) > 2 else 0)  # nobody is done before the interrupt is noticed
 
     files = package("film", segments=40)
     with open_source(written(tmp_path / "film", files)) as source, pytest.raises(KeyboardInterrupt):

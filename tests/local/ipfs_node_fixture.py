@@ -103,7 +103,7 @@ def running(repo: Path, *arguments: str, before: Callable[[], None] | None = Non
         yield EmbeddedNode(process, words[1].removeprefix("http://"), words[3].removeprefix("http://"))
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-            assert process.wait(10) == 0
+            assert process.wait(60) == 0
     finally:
         process.kill()
         process.wait()

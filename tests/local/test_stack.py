@@ -75,13 +75,13 @@ def test_s3_and_the_servers_behind_it_refuse_a_stranger(stack: RunningStack) -> 
     ports = json.loads((stack.data / "ports.json").read_text())
     for address in (f"{ports['s3']}/inbox/?list-type=2", f"{ports['filer']}/buckets/inbox/"):
         with pytest.raises(urllib.error.HTTPError) as refused:
-            urllib.request.urlopen(f"http://127.0.0.1:{address}", timeout=5)
+            urllib.request.urlopen(f"http://127.0.0.1:{address}", timeout=60)
         assert refused.value.code in (401, 403), address
 
 
 def test_a_second_stack_on_the_same_data_is_refused_and_told_who_holds_it(stack: RunningStack) -> None:
     second = stack_fixture.start(stack.data.with_name("data"))
-    assert second.process.wait(20) == UsageError.exit_code
+    assert second.process.wait(60) == UsageError.exit_code
     assert f"already running on {stack.data} (process {stack.process.pid})" in second.said()
     assert everything_answers(stack)
 
@@ -127,7 +127,7 @@ def hls_pipeline(*arguments: str, environment: dict[str, str] | None = None) -> 
         env={**os.environ, **(environment or {})},
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=120,
         check=False,
     )
 
@@ -138,13 +138,13 @@ def test_a_part_that_is_killed_is_restarted_with_a_message(stack: RunningStack, 
     killed.kill()
     stack.wait_until_said(f"was ended by SIGKILL; starting it again (its log: {stack.data}/logs/{name}.log)")
     stack.wait_until_said(" is back after ", after=before)
-    wait_until(lambda: everything_answers(stack), 30, lambda: f"all parts:\n{stack.said()}")
+    wait_until(lambda: everything_answers(stack), 60, lambda: f"all parts:\n{stack.said()}")
     assert stack.part(name).pid != killed.pid
     if name in ("code-server", "daemon"):
         beats = functools.partial(probes.daemons_beat, stack.addresses["dagster"], moment)
-        wait_until(beats, 30, lambda: f"the daemon's first beat:\n{stack.said()}")
+        wait_until(beats, 60, lambda: f"the daemon's first beat:\n{stack.said()}")
     if name == "code-server":
-        wait_until(lambda: repositories(stack) == ["hls_pipeline"], 30, lambda: "the UI to know the new code server")
+        wait_until(lambda: repositories(stack) == ["hls_pipeline"], 60, lambda: "the UI to know the new code server")
 
 
 def repositories(stack: RunningStack) -> list[str]:
@@ -166,7 +166,7 @@ def test_a_part_that_cannot_start_is_named_with_the_end_of_its_log(tmp_path: Pat
     data.mkdir()
     (data / "metadata.sqlite").write_text("this was overwritten by an accident, " * 100)
     broken = stack_fixture.start(data)
-    assert broken.process.wait(60) == ServiceError.exit_code
+    assert broken.process.wait(120) == ServiceError.exit_code
     assert "databases (SQLite) did not start" in broken.said()
     assert "file is not a database" in broken.said()
     assert broken.processes() == []

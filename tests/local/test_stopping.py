@@ -38,7 +38,7 @@ def test_what_does_not_end_by_itself_is_ended(number: signal.Signals) -> None:
         assert process.stdout.readline() == b"ready\n"
         process.send_signal(number)
         assert process.stdout.read() == b"heard\n"
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
 
 
 def test_a_background_job_of_a_shell_ends_by_itself_on_sigterm() -> None:

@@ -61,7 +61,7 @@ class RabbitServer:
     def start(self) -> None:
         log = self.folder / "log"
         self._process = processes.start((rabbitmq.program(),), self.environment, self.folder, log)
-        wait_until(lambda: rabbitmq.answers(self.url), f"RabbitMQ; see {log}", 60)
+        wait_until(lambda: rabbitmq.answers(self.url), f"RabbitMQ; see {log}", 120)
 
     def kill(self) -> None:
         if self._process is not None:
@@ -137,7 +137,7 @@ class Installation:
         self.instance.launch_run(run.run_id, None)  # type: ignore[arg-type]
         return run.run_id
 
-    def look_until(self, true: Any, what: str, seconds: float = 40) -> None:
+    def look_until(self, true: Any, what: str, seconds: float = 120) -> None:
         deadline = time.monotonic() + seconds
         while not true():
             assert time.monotonic() < deadline, f"waited {seconds} s for {what}:\n{self.log()}"
@@ -167,7 +167,7 @@ class Installation:
                 start_new_session=True,
             )
         self._processes.append(process)
-        wait_until(lambda: self._ready(number), f"worker {number}", 40)
+        wait_until(lambda: self._ready(number), f"worker {number}", 90)
         return process
 
     def _ready(self, number: int) -> bool:
@@ -175,7 +175,7 @@ class Installation:
         return " ready." in self.log_file(number).read_text()
 
     def wait_until_held(self) -> None:
-        wait_until((self.folder / "held").exists, f"a step to be held:\n{self.log()}", 30)
+        wait_until((self.folder / "held").exists, f"a step to be held:\n{self.log()}")
 
     def release(self) -> None:
         (self.folder / "hold").unlink()

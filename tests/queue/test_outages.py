@@ -196,7 +196,7 @@ def test_a_run_goes_on_while_its_worker_has_lost_the_broker_and_another_gets_its
     installation.wait_until_held()
     installation.start_worker(HLS_LEASE_SECONDS="20")
     rabbit.cut_connections()
-    wait_until(lambda: installation.log().count(f"execute_run[{run}] received") > 1, "the message to come again", 60)
+    wait_until(lambda: installation.log().count(f"execute_run[{run}] received") > 1, "the message to come again")
     installation.release()
     installation.look_until(lambda: installation.state("v") is State.CLEARED, "the upload to be cleared", 120)
     assert len(installation.ended_runs()) == 2
@@ -212,7 +212,7 @@ def test_a_run_without_a_video_goes_on_too(installation: Installation) -> None:
     installation.start_worker()
     for _ in range(2):  # the second is received when the first has been dealt with
         broker.send(installation.settings, run, broker.UPKEEP, looked=True)
-    wait_until(lambda: installation.log().count(f"execute_run[{run}] received") > 2, "another to look at it", 60)
+    wait_until(lambda: installation.log().count(f"execute_run[{run}] received") > 2, "another to look at it")
     assert installation.status(run) is DagsterRunStatus.STARTED
     installation.release()
     installation.ended_runs()

@@ -86,7 +86,7 @@ def test_a_worker_frozen_past_its_lease_changes_nothing_when_it_wakes(
     assert installation.status(first) is DagsterRunStatus.FAILURE
     installation.release()
     os.killpg(frozen.pid, signal.SIGCONT)
-    wait_until(lambda: "Worker exited prematurely" in installation.log(), "it to notice", 30)
+    wait_until(lambda: "Worker exited prematurely" in installation.log(), "it to notice")
     assert (installation.world.store.versions("v"), installation.world.media()) == before
     installation.assert_published_once("v")
 
@@ -124,10 +124,10 @@ def test_workers_are_replaced_one_by_one_without_losing_or_failing_anything(
     installation.wait_until_held()
     slow.send_signal(signal.SIGTERM)
     second = installation.start_worker(HLS_LEASE_SECONDS="20")
-    assert slow.wait(30) == 0, installation.log()
+    assert slow.wait(60) == 0, installation.log()
     second.send_signal(signal.SIGTERM)
     installation.start_worker(HLS_LEASE_SECONDS="20")
-    assert second.wait(30) == 0
+    assert second.wait(60) == 0
     installation.look_until(
         lambda: all(installation.state(video_id) is State.CLEARED for video_id in videos), "all to be cleared", 180
     )
@@ -145,7 +145,7 @@ def test_a_run_that_no_sensor_asks_for_is_retried_by_dagster_when_its_worker_is_
     nightly = installation.launch("thin_history")
     installation.wait_until_held()
     os.killpg(slow.pid, how)
-    slow.wait(30)
+    slow.wait(60)
     installation.start_worker()
     wait_until(lambda: installation.runs()[0].tags.get(WILL_RETRY_TAG) == "true", "Dagster to be told", 60)
     assert [(run.run_id, run.status) for run in installation.runs()] == [(nightly, DagsterRunStatus.FAILURE)]
@@ -155,7 +155,7 @@ def test_a_run_that_no_sensor_asks_for_is_retried_by_dagster_when_its_worker_is_
 def test_a_run_whose_message_comes_twice_at_once_is_executed_once(installation: Installation) -> None:
     """Both workers found it not begun yet, and began it: one in four of these."""
     for _ in range(2):
-        installation.start_worker("--queues", "upkeep")
+        installation.start_worker("--queues", "upkeep", HLS_LEASE_SECONDS="60")
     runs = []
     for _ in range(12):
         runs.append(installation.launch("thin_history"))
@@ -187,5 +187,5 @@ def test_a_worker_that_finds_its_run_taken_ends_without_a_word(installation: Ins
     installation.wait_until_held()
     frozen_until = clock.now() + timedelta(hours=1)
     assert leases.claim(installation.world.store, run, "another", frozen_until, 60)
-    wait_until(lambda: "Worker exited prematurely" in installation.log(), "it to notice", 30)
+    wait_until(lambda: "Worker exited prematurely" in installation.log(), "it to notice")
     assert installation.status(run) is DagsterRunStatus.STARTED
