@@ -323,8 +323,7 @@ class Walk:
         if reference.kind == "rendition_report":
             self._siblings.setdefault(target, document)
             return False
-        if target in self._open:
-            self._at("HLS_CYCLE", document, reference, f"{shown(target)} leads back to itself")
+        if self._leads_back(document, reference, target):
             return False
         nested = reference.kind == "playlist" and _is_multivariant(self.library, target)
         if nested:
@@ -337,6 +336,8 @@ class Walk:
         if target == self._metadata:
             self._mismatch(document, reference, "metadata.json is never published")
             return
+        if self._leads_back(document, reference, target):
+            return
         first = target not in self.mentions
         self.mentions.setdefault(target, []).append(Mention(document, reference))
         if first:
@@ -346,6 +347,12 @@ class Walk:
                 self._open[target] = None
                 self.side_files[target] = side
                 yield self._children(side)
+
+    def _leads_back(self, document: Document, reference: Reference, target: str) -> bool:
+        circle = target in self._open
+        if circle:
+            self._at("HLS_CYCLE", document, reference, f"{shown(target)} leads back to itself")
+        return circle
 
     def _mismatch(self, document: Document, reference: Reference, message: str) -> None:
         self._at("URI_KIND_MISMATCH", document, reference, message)

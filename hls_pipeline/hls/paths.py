@@ -29,6 +29,7 @@ def check_paths(sizes: Mapping[str, int], limits: Limits, findings: Findings) ->
     if total > limits.total_size:
         findings.add("PKG_TOO_LARGE", "", None, f"{total:,} bytes in all; at most {limits.total_size:,} are allowed")
     spellings: dict[str, str] = {}
+    folders: dict[str, str] = {}
     for path, size in sizes.items():
         fault = path_fault(path, limits)
         if fault:
@@ -39,6 +40,14 @@ def check_paths(sizes: Mapping[str, int], limits: Limits, findings: Findings) ->
         other = spellings.setdefault(same, path)
         if other != path:
             findings.add("PKG_DUPLICATE_PATH", path, None, f"{shown(other)} differs only in case or Unicode form")
+        folder = same.rpartition("/")[0]
+        while folder and folder not in folders:
+            folders[folder] = path
+            folder = folder.rpartition("/")[0]
+    for folder, path in folders.items():
+        if folder in spellings:
+            text = f"{shown(spellings[folder])} is a file and cannot be a folder too"
+            findings.add("PKG_DUPLICATE_PATH", path, None, text)
 
 
 def path_fault(path: str, limits: Limits) -> str | None:

@@ -36,7 +36,8 @@ _ARCHIVE = (
     Rule("PKG_SYMLINK_ESCAPE", _E, "A symbolic link leads out of the package.", None,
          "Put the file itself in place of the link.", True),
     Rule("PKG_DUPLICATE_PATH", _E,
-         "Two entries have the same name, or names that differ only in case or Unicode form.", None,
+         "Two entries have the same name, or names that differ only in case or Unicode form; or a file is called like "
+         "a folder.", None,
          "Give every file a name of its own.", True),
     Rule("PKG_TOO_MANY_FILES", _E, "The package holds more files than the limit.", None,
          "Split the package, or leave out what no playlist names.", True),

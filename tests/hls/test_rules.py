@@ -64,6 +64,7 @@ ERRORS: list[tuple[str, dict[str, str | bytes]]] = [
     ("PKG_PATH_UNSAFE", {**tag(), "d/" * 40 + "x.ts": TS}),
     ("PKG_DUPLICATE_PATH", {**tag(), "SEG.ts": TS}),
     ("PKG_DUPLICATE_PATH", {**tag(), "\u00e9.ts": TS, "e\u0301.ts": TS}),
+    ("PKG_DUPLICATE_PATH", {**tag(), "SEG.ts/a/b.ts": TS}),
     ("PKG_NO_PLAYLIST", {"seg.ts": TS}),
     ("PKG_NO_PLAYLIST", {**tag(), "metadata.json": '{"playlist": "other.m3u8"}'}),
     ("PKG_ROOT_AMBIGUOUS", {"a.m3u8": media(), "b.m3u8": media(), **ONE}),
@@ -195,6 +196,15 @@ ERRORS: list[tuple[str, dict[str, str | bytes]]] = [
             "index.m3u8": media('#EXT-X-DATERANGE:ID="a",X-ASSET-URI="ad.m3u8"', "seg.ts"),
             "ad.m3u8": media('#EXT-X-DATERANGE:ID="a",X-ASSET-LIST="list.json"', "seg.ts"),
             "list.json": '{"ASSETS": [{"URI": "index.m3u8"}]}',
+            **ONE,
+        },
+    ),
+    (
+        "HLS_CYCLE",
+        {
+            "index.m3u8": media('#EXT-X-DATERANGE:ID="a",X-ASSET-LIST="list.json"', "seg.ts"),
+            "list.json": '{"ASSETS": [{"URI": "ad.m3u8"}]}',
+            "ad.m3u8": media('#EXT-X-DATERANGE:ID="a",X-ASSET-LIST="list.json"', "seg.ts"),
             **ONE,
         },
     ),
