@@ -14,6 +14,7 @@ import struct
 import tarfile
 import threading
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -105,10 +106,10 @@ class ZipSource:
         for info in infos:
             name = _zip_name(info)
             kind = stat.S_IFMT(info.external_attr >> 16)
+            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                refuse("PKG_LINK", name, "it is a link or no plain file")
             if name.endswith("/") or kind == stat.S_IFDIR:
                 continue
-            if kind not in (0, stat.S_IFREG):
-                refuse("PKG_LINK", name, "it is a link or no plain file")
             if info.flag_bits & 0x41:
                 refuse("PKG_ENCRYPTED_ARCHIVE", name, "it needs a password")
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -132,12 +133,26 @@ class ZipSource:
 
 
 def _zip_name(info: zipfile.ZipInfo) -> str:
-    """The name as the creator spelled it: some programs (macOS) write UTF-8 and do not say so."""
+    """The name as the creator spelled it: some programs (macOS) write UTF-8 and do not say so, others (WinRAR) write it
+    beside a name of their own (APPNOTE 4.6.9)."""
     name = info.orig_filename
-    if not name.isascii() and not info.flag_bits & 0x800:
-        with suppress(UnicodeError):
-            return name.encode("cp437").decode("utf-8")
+    if info.flag_bits & 0x800:
+        return name
+    with suppress(UnicodeError):
+        spelled = name.encode("cp437")
+        return (_unicode_path(info.extra, zlib.crc32(spelled)) or spelled).decode("utf-8")
     return name
+
+
+def _unicode_path(extra: bytes, checksum: int) -> bytes | None:
+    """From the extra fields of an entry, where it belongs to a name with this checksum."""
+    at = 0
+    while at + 9 <= len(extra):
+        kind, size, version, belongs_to = struct.unpack_from("<HHBI", extra, at)
+        if kind == 0x7075 and (version, belongs_to) == (1, checksum):
+            return extra[at + 9 : at + 4 + size]
+        at += 4 + size
+    return None
 
 
 class _Member(NamedTuple):

@@ -7,10 +7,12 @@ import io
 import os
 import random
 import stat
+import struct
 import tarfile
 import time
 import tracemalloc
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -161,6 +163,7 @@ def locked_zip() -> io.BytesIO:
     [
         (lambda: special_zip("seg.ts", stat.S_IFLNK | 0o777), "PKG_LINK"),
         (lambda: special_zip("seg.ts", stat.S_IFIFO | 0o777), "PKG_LINK"),
+        (lambda: special_zip("folder/", stat.S_IFLNK | 0o777), "PKG_LINK"),
         (lambda: special_tar(tarfile.SYMTYPE), "PKG_LINK"),
         (lambda: special_tar(tarfile.LNKTYPE), "PKG_LINK"),
         (lambda: special_tar(tarfile.CHRTYPE), "PKG_LINK"),
@@ -297,6 +300,21 @@ def test_a_mac_zip_with_utf8_names_that_does_not_say_so_is_read_right() -> None:
     for flags in (6, data.index(b"PK\x01\x02") + 8):
         data[flags : flags + 2] = b"\0\0"
     assert codes(open_archive(io.BytesIO(data))) == set()
+
+
+def test_a_name_in_utf8_beside_another_in_a_zip_is_the_one_that_counts_if_it_belongs_to_it() -> None:
+    """As WinRAR writes names that the code page of its computer lacks."""
+    spelled = "\u65e5\u672c.ts".encode()
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("index.m3u8", media("%E6%97%A5%E6%9C%AC.ts"))
+        info = zipfile.ZipInfo("__.ts")
+        info.extra = struct.pack("<HHBI", 0x7075, 5 + len(spelled), 1, zlib.crc32(b"__.ts")) + spelled
+        archive.writestr(info, TS)
+    file.seek(0)
+    assert codes(open_archive(file)) == set()
+    changed = io.BytesIO(file.getvalue().replace(b"__.ts", b"ab.ts"))
+    assert set(open_archive(changed).sizes()) == {"index.m3u8", "ab.ts"}
 
 
 @given(
