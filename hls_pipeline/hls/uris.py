@@ -159,7 +159,7 @@ def _join(base: str, path: str) -> str | None:
             parts.pop()
         elif part not in ("", "."):
             parts.append(part)
-    return "/".join(parts) + ("/" if path.endswith("/") else "")
+    return "/".join(parts) + ("/" if part in ("", ".", "..") else "")
 
 
 def unencoded(uri: str) -> str:

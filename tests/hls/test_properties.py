@@ -206,7 +206,7 @@ def test_a_mutated_real_playlist_keeps_all_but_its_uris_or_is_refused(block: int
 
 PART = st.sampled_from(["a", "b c", "é", "e\u0301", "%", "100%25", "+", "x?y", "x#y", "..", ".", "d", "", "a:b"])
 FOLDER = st.sampled_from(["", "d", "d/é"])
-FILES = {"a", "d/a", "b c", "d/b c", "é", "d/é", "100%25", "d/100%", "x?y", "d/x#y", "d/é/a", "a/a", "d/a:b"}
+FILES = {"a", "d/a", "b c", "d/b c", "é", "100%25", "d/100%", "x?y", "d/x#y", "d/é/a", "a/a", "d/a:b"}
 
 
 @CASES
@@ -228,7 +228,8 @@ PATH = st.lists(st.text(LETTER, min_size=1, max_size=8), min_size=1, max_size=4)
 @CASES
 @given(PATH, FOLDER)
 def test_every_name_has_a_relative_uri_that_leads_back_to_it(path: str, base: str) -> None:
-    if not any(part in (".", "..") for part in path.split("/")):
+    is_folder = f"{base}/".startswith(f"{path}/")
+    if not is_folder and not any(part in (".", "..") for part in path.split("/")):
         assert resolve(relative_uri(path, base), base, {path}) == (path, ())
 
 
