@@ -96,7 +96,8 @@ def misfits(token: Token) -> Iterator[tuple[str, Attribute, str]]:
         if form is None:
             continue
         value, _, quoted = attribute
-        if quoted != form.quoted or (form.pattern and not form.pattern.fullmatch(value) and "{$" not in value):
+        variable = "{$" in value and (quoted or name == "IV")  # in quotes and in hexadecimal numbers only (bis 4.3)
+        if quoted != form.quoted or (form.pattern and not form.pattern.fullmatch(value) and not variable):
             yield name, attribute, form.what
 
 

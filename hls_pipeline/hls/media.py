@@ -28,6 +28,8 @@ and programs."""
 _MEDIA_ROLES = frozenset({"segment", "part", "hint", "init"})
 _IMAGE = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8")
 _ID3_STAMP = b"com.apple.streaming.transportStreamTimestamp"
+_FOOTER = 0x10
+"""Flag of an ID3 tag that ends like it begins (ID3v2.4 section 3.1)."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +133,7 @@ class _Judgement:
         elif self._format == "vtt":
             self._judge_vtt()
         elif self._format in ("aac", "mp3", "ac3", "ac4"):
-            if self._uses.segmented and "segment" in self._uses.roles and _ID3_STAMP not in self._seen.head:
-                self._add("MEDIA_NO_TIMESTAMP", "packed audio without the ID3 time stamp of HLS")
+            self._judge_audio()
         elif self._format != "image" or not self._uses.images:
             text = f"the file is no media that HLS knows; it begins with {self._begin_shown()}"
             self._add("MEDIA_UNKNOWN_TYPE", text)
@@ -168,11 +169,17 @@ class _Judgement:
             self._add("MEDIA_NO_MOOF", "the segment ends after the head of its movie fragment: there is no mdat box")
 
     def _judge_init(self, boxes: BoxReader) -> None:
-        for part in self._uses.init_ranges or (ByteRange(self._seen.size, 0),):
+        for part in self._uses.init_ranges or (None,):
             if not boxes.has("moov", part):
-                self._add("MEDIA_INIT_INVALID", "the initialization section has no moov box")
+                self._add("MEDIA_INIT_INVALID", "the initialization section has no moov box, or not all of it")
             elif not boxes.has("ftyp", part):
                 self._add("MEDIA_INIT_INVALID", "the initialization section has no ftyp box", mild=True)
+
+    def _judge_audio(self) -> None:
+        if "init" in self._uses.roles:
+            self._add("MEDIA_INIT_INVALID", "packed audio has no initialization section")
+        if self._uses.segmented and "segment" in self._uses.roles and _ID3_STAMP not in self._seen.head:
+            self._add("MEDIA_NO_TIMESTAMP", "packed audio without the ID3 time stamp of HLS")
 
     def _judge_vtt(self) -> None:
         header = re.split(rb"\r?\n\r?\n", self._seen.head, maxsplit=1)[0]
@@ -212,15 +219,14 @@ def _was_ts(head: bytes) -> bool:
 
 
 def _sniff_audio(head: bytes) -> str:
-    after_tag = head
-    if head.startswith(b"ID3") and len(head) >= 10:
+    tagged = False
+    while head.startswith(b"ID3") and len(head) >= 10:  # the time stamp of HLS, then those that were there before
         size = head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]
-        after_tag = head[10 + size :]
-        if len(after_tag) < 2:
-            return "aac"  # a tag longer than what is looked at, or nothing but a tag
-    if len(after_tag) < 2:
-        return ""
-    word = after_tag[0] << 8 | after_tag[1]
+        head = head[10 + size + (10 if head[5] & _FOOTER else 0) :]
+        tagged = True
+    if len(head) < 2:
+        return "aac" if tagged else ""  # a tag longer than what is looked at, or nothing but a tag
+    word = head[0] << 8 | head[1]
     if word & 0xFFF6 == 0xFFF0:
         return "aac"
     if word & 0xFFE0 == 0xFFE0 and word & 0x0006 in (0x0002, 0x0004):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import struct
+from bisect import bisect_left
 
 from hls_pipeline.hls.findings import shown
 from hls_pipeline.hls.model import ByteRange
@@ -32,6 +33,8 @@ class BoxReader:
         """Where the next header begins."""
         self._header = b""
         self._starts: dict[str, list[int]] = {}
+        self._ends: dict[str, list[int]] = {}
+        """By kind, in the order of the file; the end of one that reaches to the end of the file is its start."""
         self._count = 0
         self._last = ("", 0)
         self._broken: str | None = None
@@ -69,10 +72,13 @@ class BoxReader:
         self._starts.setdefault(kind, []).append(self._next)
         self._last = (kind, self._next)
         self._next += size
+        self._ends.setdefault(kind, []).append(self._next)
 
     def has(self, kind: str, part: ByteRange | None = None) -> bool:
+        """Whether there is such a box, in `part` all of it."""
         starts = self._starts.get(kind, ())
-        return bool(starts) if part is None else any(part.offset <= start < part.end for start in starts)
+        first = bisect_left(starts, part.offset) if part else 0
+        return first < len(starts) and (part is None or self._ends[kind][first] <= part.end)
 
     def fault(self, size: int) -> str | None:
         """What is wrong with the boxes of a file of `size` bytes."""

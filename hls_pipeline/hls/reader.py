@@ -64,7 +64,6 @@ class PlaylistReader:
         self.seen: dict[str, int] = {}
         self.version = 1
         self._expanded = 0
-        self._lacking: set[tuple[int, str]] = set()
         self.needs: tuple[int, str, Token | None] = (1, "", None)
         self.handlers: dict[str, Callable[[Token], None]] = {
             "EXT-X-VERSION": self.on_version,
@@ -83,10 +82,8 @@ class PlaylistReader:
                         self.missing(token, f"{tag} has no {name}")
                 if not token.usual:
                     self.look_at_attributes(token)
-                if "{$" in token.value:  # not only in URIs: a player gives the playlist up (bis 4.3)
-                    for value, _, quoted in token.attributes.values():
-                        if quoted:
-                            self.lacks_variables(token, value)
+            if "{$" in token.value and (token.attributes or not tag):
+                self.look_at_variables(token)
             handler = handlers.get(tag)
             if handler is not None:
                 handler(token)
@@ -104,6 +101,14 @@ class PlaylistReader:
         for name in strange_names(token.tag, tuple(token.attributes)):
             if is_unknown_uri(token, name):
                 self.add("URI_UNKNOWN_ATTR", token, f"the value of {shown(name)} stays as it is", place_of(token, name))
+
+    def look_at_variables(self, token: Token) -> None:
+        """Variables without value, each once for its line and not only in URIs: a player gives up on them (bis 4.3)."""
+        for name in dict.fromkeys(VARIABLE.findall(token.value)):
+            if name in self.query_variables:
+                self.add("URI_VARIABLE_QUERYPARAM", token, f"{shown(name)} has a value only in a URL")
+            elif name not in self.variables:
+                self.add("URI_VARIABLE_UNDEFINED", token, f"nothing before this line defines {shown(name)}")
 
     def finish(self) -> None:
         """Rules that need the whole playlist."""
@@ -202,30 +207,16 @@ class PlaylistReader:
         }
 
     def substitute(self, token: Token, value: str) -> str | None:
-        """`value` with its variables replaced, once; None where one has no value."""
-        if "{$" not in value:
-            return value
-        if self.lacks_variables(token, value):
+        """`value` with its variables replaced, once; None where one has no value, which `look_at_variables` told."""
+        try:
+            result = VARIABLE.sub(lambda match: self.variables[match.group(1)], value)
+        except KeyError:
             return None
-        result = VARIABLE.sub(lambda match: self.variables[match.group(1)], value)
         self._expanded += len(result)
         if len(result) > _LONGEST_VALUE or self._expanded > self.context.policy.limits.playlist_size:
             self.add("HLS_TOO_LARGE", token, "its variables stand for too much text")
             return None
         return result
-
-    def lacks_variables(self, token: Token, value: str) -> bool:
-        """Whether a variable in `value` has no value; said once for each line and name."""
-        lacking = [name for name in VARIABLE.findall(value) if name not in self.variables]
-        for name in lacking:
-            if (token.line, name) in self._lacking:
-                continue
-            self._lacking.add((token.line, name))
-            if name in self.query_variables:
-                self.add("URI_VARIABLE_QUERYPARAM", token, f"{shown(name)} has a value only in a URL")
-            else:
-                self.add("URI_VARIABLE_UNDEFINED", token, f"nothing before this line defines {shown(name)}")
-        return bool(lacking)
 
     # references
 

@@ -189,10 +189,10 @@ _REFERENCES = (
     Rule("URI_AMBIGUOUS", _E, "A URI names one file as it is spelled and another one when percent-decoded.",
          "RFC 3986 §2.4", "Rename one of the files.", True),
     Rule("URI_VARIABLE_UNDEFINED", _E,
-         "A URI or a text in quotes uses a variable that no EXT-X-DEFINE before it provides.", "bis §4.3",
+         "A URI or an attribute uses a variable that no EXT-X-DEFINE before it provides.", "bis §4.3",
          "Define the variable.", True),
     Rule("URI_VARIABLE_QUERYPARAM", _E,
-         "A URI or a text in quotes uses a variable whose value comes from the playlist's URL.", "bis §4.4.2.3",
+         "A URI or an attribute uses a variable whose value comes from the playlist's URL.", "bis §4.4.2.3",
          "Write the value into the playlist.", True),
     Rule("URI_KIND_MISMATCH", _E,
          "A URI names a playlist where media are expected, the other way round, or a key that is also used as "

@@ -31,6 +31,7 @@ from tests.hls.conftest import (
 MAP = '#EXT-X-MAP:URI="init.mp4"'
 KEY_TAG = '#EXT-X-KEY:METHOD=AES-128,URI="k.key"'
 CIPHER = bytes(range(64))
+STAMP = b"ID3\4\0\0\0\0\0\77PRIV\0\0\0\65\0\0com.apple.streaming.transportStreamTimestamp\0" + bytes(8)
 ONE = {"seg.ts": TS}
 TWO = {"master.m3u8": master("media.m3u8"), "seg.ts": TS}
 
@@ -180,6 +181,8 @@ ERRORS: list[tuple[str, dict[str, str | bytes]]] = [
     ("URI_BACKSLASH", uri("a\\b.ts")),
     ("URI_MISSING_FILE", uri("SEG.ts")),
     ("URI_MISSING_FILE", uri("seg.ts/")),
+    ("URI_MISSING_FILE", uri("seg.ts/.")),
+    ("URI_MISSING_FILE", uri("seg.ts/x/..")),
     ("URI_MISSING_FILE", uri("a%252fb.ts")),
     ("URI_AMBIGUOUS", uri("a%20b.ts", **{"a b.ts": TS, "a%20b.ts": TS})),
     ("URI_VARIABLE_UNDEFINED", uri("{$x}.ts")),
@@ -235,6 +238,15 @@ ERRORS: list[tuple[str, dict[str, str | bytes]]] = [
     ("MEDIA_MP4_BOX", {"index.m3u8": media(MAP, "a.m4s"), "init.mp4": INIT, "a.m4s": FRAGMENT[:-1]}),
     ("MEDIA_MP4_BOX", {"index.m3u8": media(MAP, "a.m4s"), "init.mp4": INIT, "a.m4s": FRAGMENT + b"\0\0\0\1rest"}),
     ("MEDIA_INIT_INVALID", {"index.m3u8": media(MAP, "a.m4s"), "init.mp4": FRAGMENT, "a.m4s": FRAGMENT}),
+    ("MEDIA_INIT_INVALID", {"index.m3u8": media(MAP, "seg.ts"), "init.mp4": AAC, **ONE}),
+    (
+        "MEDIA_INIT_INVALID",
+        {
+            "index.m3u8": media(f'#EXT-X-MAP:URI="init.mp4",BYTERANGE="{len(INIT) - 1}@0"', "a.m4s"),
+            "init.mp4": INIT,
+            "a.m4s": FRAGMENT,
+        },
+    ),
     ("BYTERANGE_BEYOND_EOF", tag("#EXT-X-BYTERANGE:188@700")),
     (
         "BYTERANGE_BEYOND_EOF",
@@ -276,6 +288,10 @@ WARNINGS: list[tuple[str, dict[str, str | bytes]]] = [
     ("HLS_EXTINF_NO_COMMA", {"index.m3u8": media().replace("6.0,", "6.0"), **ONE}),
     ("HLS_ZERO_DURATION", {"index.m3u8": media().replace("6.0,", "0,"), **ONE}),
     ("HLS_BAD_ATTR_VALUE", top('#EXT-X-STREAM-INF:BANDWIDTH=1,RESOLUTION=wide,CODECS="x"', "media.m3u8")),
+    (
+        "HLS_BAD_ATTR_VALUE",
+        top('#EXT-X-DEFINE:NAME="b",VALUE="1"', '#EXT-X-STREAM-INF:BANDWIDTH={$b},CODECS="x"', "media.m3u8"),
+    ),
     ("HLS_GROUP_UNDEFINED", top('#EXT-X-STREAM-INF:BANDWIDTH=1,CODECS="x",AUDIO="none"', "media.m3u8")),
     ("HLS_NO_CODECS", top("#EXT-X-STREAM-INF:BANDWIDTH=1", "media.m3u8")),
     ("HLS_BAD_PLAYLIST_TYPE", tag("#EXT-X-PLAYLIST-TYPE:vod")),
@@ -362,6 +378,14 @@ def test_every_rule_is_tried_here_or_on_archives() -> None:
             "a DRM system that likes relative or web addresses",
             tag('#EXT-X-KEY:METHOD=SAMPLE-AES,URI="https://drm.example/x",KEYFORMAT="com.example"'),
         ),
+        (
+            "packed audio with a tag of its own after the time stamp",
+            {
+                "index.m3u8": media("a.mp3", "b.aac"),
+                "a.mp3": STAMP + b"ID3\4\0\0\0\0\0\1\0" + b"\xff\xfb" + bytes(100),
+                "b.aac": STAMP[:5] + b"\x10" + STAMP[6:] + b"3DI" + STAMP[3:10] + AAC,
+            },
+        ),
         ("TS in MP4 clothes: a map of packets", tag('#EXT-X-MAP:URI="init.ts"', **{"init.ts": TS})),
         ("a root by another name", {"play.txt": media(), **ONE}),
         ("a root without extension", {"stream": media(), **ONE}),
@@ -442,6 +466,8 @@ def test_a_variable_whose_value_is_in_a_url_is_refused_where_it_is_defined_and_w
     '#EXT-X-MAP:URI="{$x}.mp4"',
     '#EXT-X-KEY:METHOD=AES-128,URI="{$x}.key"',
     '#EXT-X-KEY:METHOD=AES-128,URI="seg.ts",KEYFORMATVERSIONS="{$x}"',
+    '#EXT-X-KEY:METHOD=NONE,IV={$x}',
+    "#EXT-X-MAP:URI={$x}.mp4",
     '#EXT-X-DATERANGE:ID="a",START-DATE="2026-01-05T15:05:00Z",X-OWN="{$x}"',
 ])  # fmt: skip
 def test_a_variable_without_value_is_told_once_for_each_line_wherever_it_stands(line: str) -> None:
