@@ -65,6 +65,8 @@ class MediaReader(PlaylistReader):
         self.kind: PlaylistKind = "media"
         self.target_duration: int | None = None
         self.playlist_type: str | None = None
+        self._numbers: dict[str, int | None] = {}
+        self.discontinuities = 0
         self._extinf: Token | None = None
         self._duration: Decimal | None = None
         self._durations: dict[str, Decimal] = {}
@@ -87,6 +89,7 @@ class MediaReader(PlaylistReader):
             "": self.on_uri,
             "EXTINF": self.on_extinf,
             "EXT-X-BYTERANGE": self.on_byterange,
+            "EXT-X-DISCONTINUITY": self.on_discontinuity,
             "EXT-X-GAP": self.on_gap,
             "EXT-X-KEY": self.on_key,
             "EXT-X-MAP": self.on_map,
@@ -114,6 +117,8 @@ class MediaReader(PlaylistReader):
             tuple(self.segments),
             target_duration=self.target_duration,
             playlist_type=self.playlist_type,
+            discontinuity_sequence=self._numbers.get("EXT-X-DISCONTINUITY-SEQUENCE") or 0,
+            discontinuities=self.discontinuities,
             variables=self.variables,
         )
 
@@ -187,6 +192,9 @@ class MediaReader(PlaylistReader):
         targets = {resolve(uri, self.base, self.context.files).target for uri in (one, other)}
         return len(targets) == 1 and None not in targets
 
+    def on_discontinuity(self, token: Token) -> None:
+        self.discontinuities += bool(self.segments)
+
     def on_gap(self, token: Token) -> None:
         self._gap = True
 
@@ -247,7 +255,8 @@ class MediaReader(PlaylistReader):
         value = self.plain_value(token)
         if self.segments:
             self.add("HLS_BAD_ATTR_VALUE", token, f"{token.tag} must stand before the first segment")
-        if integer(value) is None:
+        number = self._numbers[token.tag] = integer(value)
+        if number is None:
             self.add("HLS_BAD_NUMBER", token, f"{shown(value)} is no decimal integer")
 
     def on_playlist_type(self, token: Token) -> None:

@@ -77,6 +77,9 @@ class Playlist:
     """Attributes of each EXT-X-MEDIA."""
     target_duration: int | None = None
     playlist_type: str | None = None
+    discontinuity_sequence: int = 0
+    discontinuities: int = 0
+    """How many there are after the first segment."""
     variables: Mapping[str, str] = field(default_factory=dict)
     """What EXT-X-DEFINE provides, for children to import."""
 

@@ -41,6 +41,7 @@ class MultivariantReader(PlaylistReader):
         self.variants: list[Variant] = []
         self.renditions: list[dict[str, str]] = []
         self._members: set[tuple[str | None, ...]] = set()
+        self._session: dict[tuple[str | None, ...], int] = {}
         self._stream: Token | None = None
         self._streams: list[Token] = []
         self.handlers |= {
@@ -121,8 +122,10 @@ class MultivariantReader(PlaylistReader):
             self.add("HLS_BAD_ATTR_VALUE", token, "closed captions stand in the video and have no URI")
 
     def on_session_data(self, token: Token) -> None:
-        if ("URI" in token.attributes) == ("VALUE" in token.attributes):
+        values = self.values(token)
+        if ("URI" in values) == ("VALUE" in values):
             self.missing(token, "EXT-X-SESSION-DATA needs either VALUE or URI")
+        self._note_session(token, "DATA-ID and LANGUAGE", values.get("DATA-ID"), values.get("LANGUAGE"))
         self.refer(token)
 
     def on_session_key(self, token: Token) -> None:
@@ -132,7 +135,14 @@ class MultivariantReader(PlaylistReader):
             self.add("HLS_SESSION_KEY_NONE", token, "METHOD=NONE means nothing here")
         elif "URI" not in token.attributes:
             self.missing(token, "EXT-X-SESSION-KEY has no URI")
+        self._note_session(token, "key", *map(values.get, ("METHOD", "URI", "IV", "KEYFORMAT", "KEYFORMATVERSIONS")))
         self.refer(token, cipher=method, keyformat=values.get("KEYFORMAT", "identity"))
+
+    def _note_session(self, token: Token, what: str, *values: str | None) -> None:
+        """The tags of a session may stand once for the same values (4.3.4.4, 4.3.4.5: MUST NOT)."""
+        first = self._session.setdefault((token.tag, *values), token.line)
+        if first != token.line:
+            self.add("HLS_DUPLICATE_TAG", token, f"{token.tag} with this {what} stands already on line {first}")
 
     def on_steering(self, token: Token) -> None:
         self.refer(token)

@@ -9,9 +9,9 @@ from hls_pipeline.hls.model import Playlist
 
 
 def compare_variants(root: str, playlists: Mapping[str, Playlist], findings: Findings) -> None:
-    """Variants should agree on target duration, type and length; players switch between them at any time."""
+    """Variants should agree on target duration, type, discontinuities and length; players switch at any time."""
     top = playlists[root]
-    _check_iframes(top, playlists, findings)
+    _check_kinds(top, playlists, findings)
     variants = [known for v in top.variants if not v.iframes and (known := playlists.get(v.reference.target or ""))]
     first = next((variant for variant in variants if variant.kind == "media"), None)
     if first is None:
@@ -20,19 +20,25 @@ def compare_variants(root: str, playlists: Mapping[str, Playlist], findings: Fin
         _compare(first, playlists[other], findings)
 
 
-def _check_iframes(top: Playlist, playlists: Mapping[str, Playlist], findings: Findings) -> None:
+def _check_kinds(top: Playlist, playlists: Mapping[str, Playlist], findings: Findings) -> None:
     """Without the tag players take the key frames for a stream of which most is missing (8216 4.3.4.3: MUST)."""
     for variant in top.variants:
         named = playlists.get(variant.reference.target or "")
-        if variant.iframes and named and named.kind == "media":
+        if named and variant.iframes and named.kind == "media":
             text = f"{shown(named.path)} has no EXT-X-I-FRAMES-ONLY, which a playlist named here must have"
-            findings.add("HLS_BAD_ATTR_VALUE", top.path, variant.reference.line, text)
+        elif named and not variant.iframes and named.kind == "iframe":
+            text = f"{shown(named.path)} holds key frames only, which EXT-X-I-FRAME-STREAM-INF is for"
+        else:
+            continue
+        findings.add("HLS_BAD_ATTR_VALUE", top.path, variant.reference.line, text)
 
 
 def _compare(first: Playlist, other: Playlist, findings: Findings) -> None:
     for name, one, two in (
         ("target duration", first.target_duration, other.target_duration),
         ("playlist type", first.playlist_type, other.playlist_type),
+        ("discontinuity sequence number", first.discontinuity_sequence, other.discontinuity_sequence),
+        ("number of discontinuities", first.discontinuities, other.discontinuities),
     ):
         if one != two:
             text = f"its {name} is {_said(two)}, that of {shown(first.path, 80)} is {_said(one)}"

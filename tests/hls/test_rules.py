@@ -116,6 +116,8 @@ ERRORS: list[tuple[str, dict[str, str | bytes]]] = [
     ("HLS_DUPLICATE_TAG", tag("#EXT-X-TARGETDURATION:6")),
     ("HLS_DUPLICATE_TAG", tag("#EXT-X-VERSION:7")),
     ("HLS_DUPLICATE_TAG", tag("#EXT-X-BYTERANGE:10@0", "#EXT-X-BYTERANGE:10@0")),
+    ("HLS_DUPLICATE_TAG", top(*['#EXT-X-SESSION-DATA:DATA-ID="x",LANGUAGE="en",VALUE="y"'] * 2)),
+    ("HLS_DUPLICATE_TAG", top(*['#EXT-X-SESSION-KEY:METHOD=SAMPLE-AES,URI="skd://x",KEYFORMAT="y"'] * 2)),
     ("HLS_BAD_VERSION", {"index.m3u8": media(version=0), **ONE}),
     ("HLS_BAD_VERSION", {"index.m3u8": media().replace("VERSION:7", "VERSION:7.0"), **ONE}),
     ("HLS_BAD_VERSION", {"index.m3u8": media().replace("VERSION:7", "VERSION:٧"), **ONE}),
@@ -303,6 +305,16 @@ WARNINGS: list[tuple[str, dict[str, str | bytes]]] = [
         "HLS_VARIANTS_DIFFER",
         {"index.m3u8": master("a.m3u8", "b.m3u8"), "a.m3u8": media(), "b.m3u8": media(target=9), **ONE},
     ),
+    *(
+        (
+            "HLS_VARIANTS_DIFFER",
+            {"index.m3u8": master("a.m3u8", "b.m3u8"), "a.m3u8": media("seg.ts", "seg.ts"), "b.m3u8": other, **ONE},
+        )
+        for other in (
+            media("#EXT-X-DISCONTINUITY-SEQUENCE:1", "seg.ts", "seg.ts"),
+            media("seg.ts", "#EXT-X-DISCONTINUITY", "seg.ts"),
+        )
+    ),
     (
         "HLS_DEFAULT_TWICE",
         top(*(f'#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID="a",NAME="{n}",LANGUAGE="en",DEFAULT=YES' for n in "12")),
@@ -370,6 +382,10 @@ def test_every_rule_is_tried_here_or_on_archives() -> None:
         ("a whole number of seconds", {"index.m3u8": media(version=1).replace("6.0,", "6,"), **ONE}),
         ("a point without digits after it", {"index.m3u8": media().replace("6.0,", "6.,"), **ONE}),
         ("captions", top('#EXT-X-MEDIA:TYPE=CLOSED-CAPTIONS,GROUP-ID="c",NAME="c",INSTREAM-ID="CC1"')),
+        (
+            "session data in two languages",
+            top(*(f'#EXT-X-SESSION-DATA:DATA-ID="x",LANGUAGE="{one}",VALUE="y"' for one in ("en", "de"))),
+        ),
         ("no captions", top('#EXT-X-STREAM-INF:BANDWIDTH=1,CODECS="x",CLOSED-CAPTIONS=NONE', "media.m3u8")),
         ("codecs with a blank inside the quotes", top('#EXT-X-STREAM-INF:BANDWIDTH=1,CODECS="a, b"', "media.m3u8")),
         ("a date with ffmpeg's zone", tag("#EXT-X-PROGRAM-DATE-TIME:2026-01-05T15:05:00.000+0000")),
@@ -499,6 +515,7 @@ def test_a_playlist_for_key_frames_that_does_not_say_so_is_a_remark() -> None:
     package = {"index.m3u8": master("media.m3u8", frames), "media.m3u8": media(), **ONE}
     assert "HLS_BAD_ATTR_VALUE" in warnings({**package, "frames.m3u8": media()})
     assert "HLS_BAD_ATTR_VALUE" not in warnings({**package, "frames.m3u8": media("#EXT-X-I-FRAMES-ONLY", "seg.ts")})
+    assert "HLS_BAD_ATTR_VALUE" in warnings({**top(), "media.m3u8": media("#EXT-X-I-FRAMES-ONLY", "seg.ts")})
 
 
 def test_a_severity_can_be_raised_or_eased() -> None:
