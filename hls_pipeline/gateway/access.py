@@ -197,6 +197,15 @@ def require_owner(records: Records, caller: Caller, video_id: str, now: datetime
         raise Refused(403, "foreign_video", f"video {video_id} belongs to another key")
 
 
+def require_unrevoked(records: Records, caller: Caller) -> None:
+    """Raises Refused (401) when the key was revoked since the request began. One that has expired meanwhile may finish
+    what it began."""
+    assert caller.key_id is not None
+    key = records.key(caller.key_id)
+    if key is None or key.revoked_at is not None:
+        raise Refused(401, "bad_key", "this key was revoked meanwhile", _CHALLENGE)
+
+
 def require_owned(records: Records, caller: Caller, video_id: str) -> None:
     """Like `require_owner` for a video that must exist. Raises NotFound."""
     if records.owner(video_id) != caller.key_id and not caller.may(Scope.ADMIN):

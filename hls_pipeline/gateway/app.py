@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI, Request
+from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
 
 from hls_pipeline.gateway import (
@@ -28,6 +29,7 @@ from hls_pipeline.gateway import (
 )
 from hls_pipeline.gateway.config import GatewaySettings
 from hls_pipeline.gateway.frame import Frame
+from hls_pipeline.gateway.problems import Refused
 from hls_pipeline.gateway.services import connect
 
 _DESCRIPTION = """Send an encoded HLS package, get a playable answer within seconds, and watch it move to IPFS.
@@ -50,7 +52,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     problems.install(app)
     parts = (health, intake, presigned, play, events, videos, withdrawing, webhooks, sessions)
     for part in parts:
-        app.include_router(part.router)
+        app.include_router(part.router, dependencies=[Depends(_each_once)])
     openapi.install(app, [part.router for part in parts], public_read=settings.public_read)
     pages.install(app)
     app.add_middleware(
@@ -63,3 +65,11 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     )
     app.add_middleware(Frame, metrics=services.metrics)
     return app
+
+
+async def _each_once(request: Request) -> None:
+    """Raises Refused (400): of a parameter given twice we would take the last, and another reader perhaps the first."""
+    route: APIRoute = request.scope["route"]
+    for field in route.dependant.query_params:
+        if len(request.query_params.getlist(field.alias)) > 1:
+            raise Refused(400, "bad_request", f"{field.alias} is given twice")

@@ -37,6 +37,7 @@ class Part:
     filename: str | None
 
 
+@dataclass(frozen=True)
 class PartEnd:
     pass
 

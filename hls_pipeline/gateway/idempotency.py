@@ -40,7 +40,7 @@ Key = Annotated[
 
 
 def fingerprint(request: Request, body: bytes | None = None) -> str:
-    """What tells one request from another; before its body is read: a repeat has the same length."""
+    """What tells one request from another; of a body that is still to be read, its length."""
     about = hashlib.sha256(body).hexdigest() if body else request.headers.get("content-length", "unknown")
     return f"{request.method} {request.url.path}?{request.url.query} {about}"
 
@@ -51,9 +51,11 @@ async def once(
     key: str | None,
     asked: str,
     work: Callable[[], Awaitable[Response]],
+    content: Callable[[], Awaitable[str | None]] | None = None,
 ) -> Response:
     """The answer of `work`, or of the first request with this key. Raises Refused: 409 while that one is under way, 422
-    when it asked for something else."""
+    when it asked for something else. `content` tells what `work` has read, or in its place would have; None where it
+    did not come to the end."""
     if key is None:
         return await work()
     if not key.isprintable() or not key:
@@ -63,12 +65,12 @@ async def once(
     first = await run_in_threadpool(records.begin, owner, key, asked, clock.now(), _STALE)
     if first is not None:
         if first.request != asked:
-            raise Refused(422, "idempotency_mismatch", "this Idempotency-Key belongs to another request")
+            raise _mismatch()
         if first.status is None:
             raise Refused(
                 409, "idempotency_in_progress", "the first request with this key is under way", {"Retry-After": "2"}
             )
-        return _again(first)
+        return await _again(first, content)
     kept = False
     try:
         async with _under_way(records, owner, key):
@@ -78,12 +80,17 @@ async def once(
                 if problems.status_of(error) not in _FINAL:
                     raise
                 answer = problems.answer(error)
-        await run_in_threadpool(records.remember, owner, key, answer.status_code, _packed(answer))
+        packed = _packed(answer, await content() if content else None)
+        await run_in_threadpool(records.remember, owner, key, answer.status_code, packed)
         kept = True
         return answer
     finally:
         if not kept:
             await run_in_threadpool(records.forget, owner, key)
+
+
+def _mismatch() -> Refused:
+    return Refused(422, "idempotency_mismatch", "this Idempotency-Key belongs to another request")
 
 
 @asynccontextmanager
@@ -103,13 +110,16 @@ async def _under_way(records: Records, owner: str, key: str) -> AsyncIterator[No
         beating.cancel()
 
 
-def _packed(answer: Response) -> str:
+def _packed(answer: Response, content: str | None) -> str:
     headers = {name: answer.headers[name] for name in _REPEATED if name in answer.headers}
-    return json.dumps([headers, bytes(answer.body).decode()], ensure_ascii=False)
+    known = [] if content is None else [content]
+    return json.dumps([headers, bytes(answer.body).decode(), *known], ensure_ascii=False)
 
 
-def _again(first: Remembered) -> Response:
+async def _again(first: Remembered, content: Callable[[], Awaitable[str | None]] | None) -> Response:
     assert first.status is not None and first.body is not None
-    headers, body = json.loads(first.body)
+    headers, body, *known = json.loads(first.body)
+    if content is not None and known and [await content()] != known:
+        raise _mismatch()
     kind = problems.MEDIA_TYPE if first.status >= 400 else "application/json"
     return Response(body, first.status, {**headers, "Idempotency-Replayed": "true"}, media_type=kind)

@@ -8,6 +8,7 @@ archive is spooled to disk, because its directory stands at its end. Whatever go
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import secrets
 import tempfile
 import time
@@ -25,7 +26,7 @@ from fastapi.responses import Response
 from hls_pipeline import clock, keys
 from hls_pipeline.errors import Outage, PackageRefused, UsageError
 from hls_pipeline.gateway import arrivals, forms, idempotency, shapes, webhooks
-from hls_pipeline.gateway.access import Caller, Writer, require_owner
+from hls_pipeline.gateway.access import Caller, Writer, require_owner, require_unrevoked
 from hls_pipeline.gateway.forms import Form, Part, PartEnd
 from hls_pipeline.gateway.openapi import refusals
 from hls_pipeline.gateway.problems import Refused
@@ -97,29 +98,26 @@ async def post_video(
     if video_id is not None:
         await run_in_threadpool(check_video, services, caller, video_id)
 
+    sent = _Sent(request, services, caller, boundary, hashed=idempotency_key is not None)
+
     async def receive() -> Response:
         await run_in_threadpool(arrivals.check_queue, services)
         with services.limits.uploading(caller.limit_key):
-            return await _receive(request, services, caller, boundary, video_id)
+            return await _receive(sent, services, caller, video_id)
 
-    return await idempotency.once(services, caller, idempotency_key, idempotency.fingerprint(request), receive)
+    asked = idempotency.fingerprint(request)
+    return await idempotency.once(services, caller, idempotency_key, asked, receive, sent.content)
 
 
-async def _receive(
-    request: Request, services: Services, caller: Caller, boundary: bytes, video_id: str | None
-) -> Response:
+async def _receive(sent: _Sent, services: Services, caller: Caller, video_id: str | None) -> Response:
     async with _arriving(services) as arrival:
-        form = Form(boundary)
-        async for piece in forms.body(request, services.settings):
-            services.limits.count_bytes(caller.limit_key, len(piece))
-            services.metrics.upload_bytes.inc(len(piece))
-            for event in form.feed(piece):
-                await arrival.take(event)
-        form.check_complete()
+        async for event in sent.events():
+            await arrival.take(event)
         began = time.perf_counter()
         await arrival.finish()
         chosen = await run_in_threadpool(arrival.video_id, video_id)
         webhook = arrival.webhook(caller)
+        await run_in_threadpool(require_unrevoked, services.records, caller)
         await run_in_threadpool(check_video, services, caller, chosen)
         take_in = partial(arrivals.take_in, services, chosen, arrival.id, arrival.objects, arrival.noted, webhook)
         taken = await anyio.to_thread.run_sync(take_in, limiter=services.staging)
@@ -131,6 +129,37 @@ def check_video(services: Services, caller: Caller, video_id: str) -> None:
     if not keys.is_video_id(video_id):
         raise Refused(400, "bad_video_id", "a video id has letters, digits, - and _, at most 64, the first no - or _")
     require_owner(services.records, caller, video_id, clock.now())
+
+
+class _Sent:
+    """The form of a request, which can be read once."""
+
+    def __init__(self, request: Request, services: Services, caller: Caller, boundary: bytes, *, hashed: bool) -> None:
+        self._request, self._services, self._caller, self._boundary = request, services, caller, boundary
+        self._hash = hashlib.sha256() if hashed else None
+        self._begun = self._whole = False
+
+    async def events(self) -> AsyncIterator[forms.Event]:
+        """As it arrives, counted as the caller's."""
+        self._begun, form, services = True, Form(self._boundary), self._services
+        async for piece in forms.body(self._request, services.settings):
+            services.limits.count_bytes(self._caller.limit_key, len(piece))
+            services.metrics.upload_bytes.inc(len(piece))
+            for event in form.feed(piece):
+                if self._hash is not None:
+                    self._hash.update(event if isinstance(event, bytes) else repr(event).encode())
+                yield event
+        form.check_complete()
+        self._whole = True
+
+    async def content(self) -> str | None:
+        """The hash of what it says: a repeat has the same, and another boundary. None of one that was not read to its
+        end."""
+        assert self._hash is not None
+        if not self._begun:
+            async for _ in self.events():
+                pass
+        return self._hash.hexdigest() if self._whole else None
 
 
 # ---- one package on its way in ----------------------------------------------------------------------------------

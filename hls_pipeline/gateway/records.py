@@ -85,7 +85,7 @@ class Presigned:
 @dataclass(frozen=True)
 class Remembered:
     """What was answered to the first request with an idempotency key; `status` is None while it is under way. The body
-    is with the headers that belong to it, as `idempotency.py` packs them."""
+    is with the headers that belong to it and a hash of what was sent, as `idempotency.py` packs them."""
 
     request: str
     status: int | None

@@ -211,6 +211,17 @@ def test_a_request_sent_again_gets_the_first_answer_and_happens_once(gateway: Ga
     assert (other.status_code, other.json()["code"]) == (422, "idempotency_mismatch")
 
 
+def test_another_package_of_the_same_length_is_no_repeat(gateway: Gateway) -> None:
+    """It got the answer of the first, and was lost: a title was corrected by one letter."""
+    one, two = (
+        [*as_files(FILES), ("metadata", (None, json.dumps({"title": title})))] for title in ("Aurora", "Aurara")
+    )
+    assert post(gateway, one, "?video_id=film", Idempotency_Key="once").status_code == 202
+    other = post(gateway, two, "?video_id=film", Idempotency_Key="once")
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_mismatch")
+    assert post(gateway, one, "?video_id=film", Idempotency_Key="once").headers["Idempotency-Replayed"] == "true"
+
+
 def test_a_request_that_failed_may_be_sent_again_with_its_key(gateway: Gateway) -> None:
     bad = post(gateway, [("nonsense", (None, "x"))], Idempotency_Key="again")
     assert bad.status_code == 400
@@ -257,6 +268,22 @@ def test_a_video_belongs_to_the_key_that_first_used_it(gateway: Gateway) -> None
         assert (answer.status_code, answer.json()["code"]) == (403, "foreign_video")
     assert leftovers(gateway) == set()
     assert len(gateway.world.store.uploads_of("film")) == 1
+
+
+def test_a_key_that_is_revoked_meanwhile_has_sent_nothing(gateway: Gateway) -> None:
+    """A leaked key has an upload of hours under way when it is revoked."""
+    key = gateway.make_key(Scope.WRITE)["Authorization"].removeprefix("Bearer ")
+    path, data = "master.m3u8", FILES["master.m3u8"]
+    body = b'--b\r\nContent-Disposition: form-data; name="files"; filename="%s"\r\n\r\n%s\r\n--b--\r\n'
+    body %= path.encode(), data
+    with open_socket(gateway) as client:
+        client.sendall(head(gateway, key, len(body)) + body[:-5])
+        wait_until(lambda: "hls_gateway_uploads 1.0" in gateway.get("/metrics").text, "the upload to begin")
+        gateway.records.revoke_key(key.split("_")[1], clock.now())
+        client.sendall(body[-5:])
+        assert client.recv(4096).startswith(b"HTTP/1.1 401 ")
+    assert leftovers(gateway) == set()
+    assert gateway.world.store.videos() == ()
 
 
 def test_one_key_sends_so_many_packages_at_once_and_others_go_on(gateway_with: Callable[..., Gateway]) -> None:
@@ -352,6 +379,7 @@ def test_too_many_tiny_files_are_refused_while_they_come(gateway_with: Callable[
     gateway = gateway_with(upload_files=100)
     answer = post(gateway, as_files({f"{n}.ts": b"G" for n in range(1000)}))
     assert answer.status_code == 422
+    assert answer.json()["detail"].startswith("package: at most 100 files")
     assert answer.json()["report"]["errors"][0]["code"] == "PKG_TOO_MANY_FILES"
     assert leftovers(gateway) == set()
 

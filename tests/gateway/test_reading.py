@@ -72,6 +72,7 @@ def test_a_refusal_is_a_problem_document_with_a_stable_code(gateway: Gateway) ->
         ("/v1/videos?limit=0", 400, "bad_request"),
         ("/v1/videos?after=%3Cscript%3E", 400, "bad_request"),
         ("/v1/videos/x?as_of=yesterday", 400, "bad_request"),
+        ("/v1/videos?limit=1&limit=2", 400, "bad_request"),
         ("/v1/videos/x?as_of=0001-01-01T00:00:00%2B14:00", 400, "bad_request"),
     ],
 )
