@@ -17,6 +17,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from hls_pipeline.gateway import logs, problems
@@ -94,6 +95,7 @@ class _Protocol(HttpToolsProtocol):
             self._expect_head()
 
     def on_headers_complete(self) -> None:
+        self.app = self.config.loaded_app if len(self.connections) <= _CONNECTIONS else _full
         if self._late is not None:
             self._late.cancel()
             self._late = None
@@ -134,6 +136,12 @@ class _Protocol(HttpToolsProtocol):
         self._late = self.loop.call_later(self.head_seconds, self.transport.close)
 
 
+async def _full(scope: Scope, receive: Receive, send: Send) -> None:
+    detail = "all connections are taken; try again in a moment"
+    answer = problems.problem(503, "busy", detail, headers={"Connection": "close", "Retry-After": "5"})
+    await answer(scope, receive, send)
+
+
 class _Server(uvicorn.Server):
     """Requests under way finish when it stops; streams of events, which never do, are ended."""
 
@@ -162,7 +170,6 @@ def server(settings: GatewaySettings, host: str, port: int, **more: Any) -> uvic
         server_header=False,
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=list(settings.trusted_proxies),
-        limit_concurrency=_CONNECTIONS,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=math.ceil(settings.closing_seconds),
         **more,

@@ -13,8 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import requests
 
+from hls_pipeline.gateway import server
 from hls_pipeline.gateway.followers import Followers
 from hls_pipeline.settings import Settings
 from tests.gateway.conftest import Gateway, serving
@@ -75,6 +77,17 @@ def test_who_begins_to_follow_while_the_gateway_stops_is_sent_away_too() -> None
 
     with ThreadPoolExecutor(1) as pool:  # the browser of other tests has a loop in this thread
         assert pool.submit(asyncio.run, follow()).result() == "seen"
+
+
+def test_who_finds_all_connections_taken_is_told_to_come_back(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(server, "_CONNECTIONS", 0)
+        answer = gateway.get("/healthz")
+        assert (answer.status_code, answer.json()["code"]) == (503, "busy")
+        assert (answer.headers["Retry-After"], answer.headers["Connection"]) == ("5", "close")
+    assert gateway.get("/healthz").status_code == 200
 
 
 def answers(url: str) -> bool:
