@@ -122,7 +122,7 @@ class GatewayStore(ObjectStore):
     def remove_all(self, bucket: str, prefix: str) -> None:
         """Everything under `prefix`, finished or not, is gone."""
         self.abort_parts(bucket, prefix)
-        self.delete(bucket, [(item.key, item.etag, None) for item in self.listing(bucket, prefix)])
+        self.delete_versions(bucket, prefix)
 
     # ---- presigned addresses ----------------------------------------------------------------------------------
 

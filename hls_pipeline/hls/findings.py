@@ -171,7 +171,7 @@ def refuse(code: str, path: str, message: str) -> NoReturn:
     """Ends the reading of an archive. Raises PackageRefused with a report of this one finding."""
     findings = Findings()
     findings.add(code, path, None, message)
-    raise PackageRefused(f"{_path(path)}: {message} ({code})", Report(None, findings.result()))
+    raise PackageRefused(f"{_path(path) or 'package'}: {message} ({code})", Report(None, findings.result()))
 
 
 def shown(text: str, limit: int = _FOREIGN) -> str:

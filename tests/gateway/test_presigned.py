@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -12,6 +13,8 @@ import requests
 from hls_pipeline import clock
 from hls_pipeline.gateway import presigned, sweep
 from hls_pipeline.gateway.access import Scope
+from hls_pipeline.gateway.config import GatewaySettings
+from hls_pipeline.gateway.s3 import GatewayStore
 from hls_pipeline.gateway.services import connect
 from hls_pipeline.settings import Settings
 from hls_pipeline.uploads import State
@@ -208,3 +211,15 @@ def test_what_is_given_up_or_forgotten_is_removed(gateway: Gateway, gateway_with
     sweep.sweep(services, clock.now() + timedelta(days=2))
     assert leftovers(gateway) == set()
     assert complete(gateway, forgotten["id"]).status_code == 404
+
+
+def test_where_somebody_keeps_versions_none_of_what_is_removed_stays(s3: Settings) -> None:
+    """A delete that names no version only hides the bytes, and they are paid for for ever."""
+    objects = GatewayStore.of(GatewaySettings(**s3.model_dump()))
+    bucket = f"media-{secrets.token_hex(4)}"
+    objects._client.create_bucket(Bucket=bucket)
+    objects.keep_versions(bucket)
+    for data in (b"one", b"two"):
+        objects.put(bucket, "_uploads/a/a.ts", data, "video/mp2t")
+    objects.remove_all(bucket, "_uploads/a/")
+    assert list(objects.versions(bucket, "")) == []
