@@ -114,7 +114,7 @@ def response(services: Services, arrival: Arrival) -> Response:
     if upload.state is State.REJECTED:
         count = len((upload.report or {}).get("errors", ()))
         raise Refused(
-            422, "package_refused", f"the package breaks {count} rule(s); the report names each", report=upload.report
+            422, "package_refused", f"the package has {count} fault(s); the report names each", report=upload.report
         )
     about = {"video_id": upload.video_id, "upload_id": upload.upload_id, "status": str(upload.state)}
     text = arrival.document or json.dumps(about)

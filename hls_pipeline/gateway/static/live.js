@@ -3,10 +3,11 @@
 const rendered = new WeakMap(); // each part as the server sent it, before anybody opened a detail in it
 for (const part of document.querySelectorAll("[data-live]")) rendered.set(part, part.outerHTML);
 
-export async function refresh() {
-  const answer = await fetch(location.href, { headers: { accept: "text/html" } });
-  if (!answer.ok) return;
+export async function refresh() { // whether the page is current then
+  const answer = await fetch(location.href, { headers: { accept: "text/html" } }).catch(() => null);
+  if (!answer?.ok) return false;
   const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+  document.title = fresh.title;
   for (const part of document.querySelectorAll("[data-live]")) {
     const other = fresh.getElementById(part.id);
     if (!other || other.outerHTML === rendered.get(part)) continue;
@@ -15,6 +16,7 @@ export async function refresh() {
     part.replaceWith(other);
     for (const item of other.querySelectorAll("details")) item.open = opened.has(nameOf(item));
   }
+  return true;
 }
 
 const nameOf = details => details.closest("li")?.querySelector("h3")?.textContent ?? details.textContent;

@@ -6,6 +6,8 @@ const player = document.getElementById("player");
 const source = () => document.getElementById("source").dataset;
 let playing = null; // the revision in the player
 let hls = null;
+let lost = 0, broken = 0; // how often in a row nothing could be loaded; how often what was could not be played
+const PAUSE = 2000; // milliseconds before something is tried again
 
 function play() {
   const { play: address, revision } = source();
@@ -27,11 +29,13 @@ function start(address, revision) {
   player.hidden = false;
   hls?.destroy();
   hls = null;
+  lost = broken = 0;
   // Media Source first: Chrome's own HLS is not reliable yet.
   if (window.Hls?.isSupported()) {
     // seconds; without a limit it reads ten minutes ahead for a viewer who may leave
     hls = new window.Hls({ enableWorker: true, backBufferLength: 30, maxMaxBufferLength: 45, capLevelToPlayerSize: true });
-    hls.on(window.Hls.Events.ERROR, (_, problem) => { if (problem.fatal) recover(problem); });
+    hls.on(window.Hls.Events.ERROR, (_, problem) => { if (problem.fatal) recover(problem, address); });
+    hls.on(window.Hls.Events.FRAG_LOADED, () => { lost = 0; });
     hls.loadSource(address);
     hls.attachMedia(player);
   } else if (player.canPlayType("application/vnd.apple.mpegurl")) {
@@ -41,12 +45,16 @@ function start(address, revision) {
   }
 }
 
-let tries = 0;
-function recover(problem) {
-  tries += 1;
-  if (tries > 5) return trouble(`It does not play here: ${problem.details}`);
-  if (problem.type === window.Hls.ErrorTypes.MEDIA_ERROR) hls.recoverMediaError();
-  else setTimeout(() => hls?.startLoad(), 1000 * tries);
+function recover(problem, address) {
+  const media = problem.type === window.Hls.ErrorTypes.MEDIA_ERROR;
+  if ((media ? ++broken : ++lost) > 5) return trouble(`It does not play here: ${problem.details}`);
+  if (media) return hls.recoverMediaError();
+  const mine = hls;
+  setTimeout(() => {
+    if (hls !== mine) return;
+    if (hls.levels.length) hls.startLoad();
+    else hls.loadSource(address); // not even the first playlist was there
+  }, PAUSE * lost);
 }
 
 function trouble(text) {
@@ -85,9 +93,15 @@ function left(seconds) {
 }
 
 let shown = null;
-const events = new EventSource(`/v1/videos/${encodeURIComponent(source().video)}/events`);
-events.addEventListener("status", async event => {
-  const status = JSON.parse(event.data);
+
+function follow() {
+  const events = new EventSource(`/v1/videos/${encodeURIComponent(source().video)}/events`);
+  events.addEventListener("status", event => told(JSON.parse(event.data)));
+  // A connection that is lost comes back by itself, but not one that is refused: by a proxy while the gateway starts.
+  events.addEventListener("error", () => { if (events.readyState === EventSource.CLOSED) setTimeout(follow, PAUSE); });
+}
+
+async function told(status) {
   document.getElementById("progress").hidden = ENDED.includes(status.state);
   setBar(document.querySelector("#progress .bar"), status.percent);
   document.getElementById("percent").textContent = `${status.percent} %`;
@@ -96,8 +110,9 @@ events.addEventListener("status", async event => {
   if (now === shown) return;
   if (shown) announce(`${status.title ?? status.video_id}: ${status.state}`);
   shown = now;
-  await refresh();
+  while (!await refresh()) await new Promise(done => setTimeout(done, PAUSE));
   play();
-});
+}
 
+follow();
 play();

@@ -6,7 +6,7 @@ const LOOK_SECONDS = 2;
 const drop = document.getElementById("drop");
 const part = name => drop.querySelector(`.drop-${name}`);
 
-setInterval(() => { if (!document.hidden) refresh().catch(() => {}); }, LOOK_SECONDS * 1000);
+setInterval(() => { if (!document.hidden) refresh(); }, LOOK_SECONDS * 1000);
 
 if (drop) {
   const folder = document.getElementById("folder"), archive = document.getElementById("archive");
@@ -103,7 +103,7 @@ function answered(request) {
     location.href = `/videos/${encodeURIComponent(content.video_id)}`;
   } else if (content.report) {
     const errors = content.report.errors;
-    show(`Refused: ${errors.length} rule${errors.length === 1 ? " is" : "s are"} broken`, "Nothing was published. Correct this and send the package again.", errors);
+    show(`Refused: ${errors.length} fault${errors.length === 1 ? "" : "s"}`, "Nothing was published. Correct this and send the package again.", errors);
   } else {
     show("It was not taken", content.detail ?? `The server answered ${request.status}.`);
   }
