@@ -2,7 +2,8 @@
 
 The name is looked up here, every address it has must be a public one, and the connection goes to exactly the address
 that was checked: a name that changes its mind between check and connection gains nothing. Redirects are not followed.
-Where private addresses are allowed, link-local ones still are not: in a cloud, that is where machines get their keys.
+Where private addresses are allowed, those still are not where machines in a cloud get their keys: the link-local ones
+and a few more.
 """
 
 from __future__ import annotations
@@ -19,7 +20,13 @@ from hls_pipeline.errors import Outage, UsageError
 
 _SECONDS = 10.0
 _LONGEST_URL = 2000
-_TRANSLATED = ipaddress.ip_network("64:ff9b::/96")  # NAT64 (RFC 6052): an IPv4 address in disguise
+_TRANSLATED = [ipaddress.ip_network(text) for text in ("64:ff9b::/96", "::ffff:0:0:0/96", "::/96")]
+"""IPv4 addresses in disguise: NAT64 (RFC 6052), SIIT (RFC 2765), IPv4-compatible (RFC 4291, 2.5.5.1)."""
+_MACHINE_KEYS = {
+    ipaddress.ip_address(text)
+    for text in ("fd00:ec2::254", "fd20:ce::254", "168.63.129.16", "192.0.0.192", "100.100.100.200")
+}
+"""Where clouds keep the keys of their machines outside of link-local addresses: AWS, Google, Azure, Oracle, Alibaba."""
 
 
 def check_url(url: str, *, private: bool) -> SplitResult:
@@ -52,12 +59,13 @@ def _literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def _allowed(address: ipaddress.IPv4Address | ipaddress.IPv6Address, private: bool) -> bool:
-    return is_public(address) or (private and not _reached(address).is_link_local)
+    reached = _reached(address)
+    return reached not in _MACHINE_KEYS and (is_public(address) or (private and not reached.is_link_local))
 
 
 def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     if isinstance(address, ipaddress.IPv6Address) and (
-        address in _TRANSLATED or address.teredo is not None or address.is_site_local
+        _translated(address) or address.teredo is not None or address.is_site_local
     ):
         return False
     reached = _reached(address)
@@ -70,9 +78,13 @@ def _reached(
     """The IPv4 address that an IPv6 one stands for, or the address itself."""
     if isinstance(address, ipaddress.IPv4Address):
         return address
-    if address in _TRANSLATED:
+    if _translated(address):
         return ipaddress.IPv4Address(address.packed[-4:])
     return address.ipv4_mapped or address.sixtofour or address
+
+
+def _translated(address: ipaddress.IPv6Address) -> bool:
+    return any(address in network for network in _TRANSLATED)
 
 
 def post(url: str, body: bytes, headers: Mapping[str, str], *, private: bool) -> int:

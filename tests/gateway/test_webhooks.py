@@ -225,9 +225,20 @@ def test_which_addresses_are_public(address: str, public: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["169.254.169.254", "0xa9fea9fe", "[::ffff:169.254.169.254]", "[64:ff9b::a9fe:a9fe]", "[fe80::1]"]
+    "host",
+    [
+        "169.254.169.254",
+        "0xa9fea9fe",
+        "[::ffff:169.254.169.254]",
+        "[::ffff:0:169.254.169.254]",
+        "[::169.254.169.254]",
+        "[64:ff9b::a9fe:a9fe]",
+        "[fe80::1]",
+        "[fd00:ec2::254]",
+        "168.63.129.16",
+    ],
 )
-def test_where_private_addresses_are_allowed_link_local_ones_are_not(host: str) -> None:
+def test_where_private_addresses_are_allowed_those_of_machine_keys_are_not(host: str) -> None:
     """A local stack allows private ones, and in a cloud 169.254.169.254 gives the machine's own keys away."""
     outbound.check_url("http://127.0.0.1:8333/hook", private=True)
     with pytest.raises(UsageError, match="public"):
