@@ -9,7 +9,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI, Request
+from fastapi.responses import Response
 from fastapi.routing import APIRoute
+from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 
 from hls_pipeline.gateway import (
@@ -56,7 +58,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     openapi.install(app, [part.router for part in parts], public_read=settings.public_read)
     pages.install(app)
     app.add_middleware(
-        CORSMiddleware,
+        _Cors,
         allow_origins=["*"],
         allow_methods=["GET", "HEAD"],
         allow_headers=["Authorization", "Range", "If-None-Match"],
@@ -65,6 +67,14 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     )
     app.add_middleware(Frame, metrics=services.metrics)
     return app
+
+
+class _Cors(CORSMiddleware):
+    def preflight_response(self, request_headers: Headers) -> Response:
+        answer = super().preflight_response(request_headers)
+        if answer.status_code < 400:
+            return answer
+        return problems.problem(400, "bad_request", bytes(answer.body).decode(), headers={"Vary": "Origin"})
 
 
 async def _each_once(request: Request) -> None:

@@ -107,7 +107,7 @@ async def json_body(request: Request, settings: GatewaySettings, model: type[_Mo
 def parsed(data: bytes, model: type[_Model]) -> _Model:
     """Raises Refused (400) for what does not fit the model."""
     try:
-        return model.model_validate_json(data)
+        return model.model_validate_json(data, strict=True)
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in fault["loc"])

@@ -16,6 +16,9 @@ from hls_pipeline.gateway.metrics import Metrics
 
 log = logging.getLogger("hls_pipeline.gateway.requests")
 
+_SINGLE = (b"host", b"authorization", b"content-type", b"idempotency-key")
+"""Headers of which we take one, and of two a proxy in front may take the other."""
+_CLOSING = {"Connection": "close"}
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _ALWAYS = {
     "X-Content-Type-Options": "nosniff",
@@ -54,7 +57,9 @@ class Frame:
 
         with logs.belonging(request_id=request_id):
             try:
-                await self._app(scope, receive, send_framed)
+                fault = _fault(scope)
+                app = problems.problem(400, "bad_request", fault, request_id, _CLOSING) if fault else self._app
+                await app(scope, receive, send_framed)
             except Exception:
                 log.exception("unforeseen")
                 if status:
@@ -62,6 +67,14 @@ class Frame:
                 await problems.unforeseen(request_id)(scope, receive, send_framed)
             finally:
                 _log(scope, status, time.perf_counter() - began)
+
+
+def _fault(scope: Scope) -> str | None:
+    """Why nobody can be sure what the request asks."""
+    names = [name for name, _ in scope["headers"]]
+    if b"host" not in names and scope["http_version"] == "1.1":
+        return "the request names no host (RFC 9112, section 3.2)"
+    return next((f"the header {name.decode()} is given twice" for name in _SINGLE if names.count(name) > 1), None)
 
 
 def _route(scope: Scope) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from hls_pipeline.gateway import shapes
 from hls_pipeline.gateway.access import Reader
+from hls_pipeline.gateway.routing import Router
 from hls_pipeline.gateway.services import ServicesDep
 
-router = APIRouter(tags=["health"])
+router = Router(tags=["health"])
 
 
 @router.get("/healthz", summary="The process answers", response_model=shapes.Health)

@@ -13,7 +13,7 @@ from itertools import chain
 from typing import Any
 from urllib.parse import quote
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
 
 from hls_pipeline import keys
@@ -23,6 +23,7 @@ from hls_pipeline.gateway.access import Reader
 from hls_pipeline.gateway.openapi import Responses, refusals
 from hls_pipeline.gateway.problems import Refused, problem, request_id
 from hls_pipeline.gateway.records import Playable
+from hls_pipeline.gateway.routing import Router
 from hls_pipeline.gateway.services import Services, ServicesDep
 from hls_pipeline.gateway.videos import VideoId, names_etag
 from hls_pipeline.hls.content_types import CONTENT_TYPES, PLAYLIST_TYPE
@@ -32,7 +33,7 @@ from hls_pipeline.hls.rewriting import relative
 from hls_pipeline.revisions import Revision
 from hls_pipeline.uploads import State
 
-router = APIRouter(prefix="/v1/videos", tags=["playback"])
+router = Router(prefix="/v1/videos", tags=["playback"])
 
 _ON_IPFS = frozenset({State.PUBLISHED, State.CLEARED})
 _IMMUTABLE = "max-age=31536000, immutable"
@@ -59,7 +60,6 @@ Origin = Callable[[int, int], Iterator[bytes]]
 """Gives bytes from start to before end."""
 
 
-@router.head("/{video_id}/play/{path:path}", include_in_schema=False)
 @router.get(
     "/{video_id}/play/{path:path}",
     summary="A playlist or media file of the current revision",

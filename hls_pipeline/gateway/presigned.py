@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 import anyio
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 
@@ -23,6 +23,7 @@ from hls_pipeline.gateway.access import Caller, Scope, Writer, require_owner
 from hls_pipeline.gateway.openapi import json_body, refusals
 from hls_pipeline.gateway.problems import Refused
 from hls_pipeline.gateway.records import Presigned, PresignedFile
+from hls_pipeline.gateway.routing import Router
 from hls_pipeline.gateway.services import Services, ServicesDep
 from hls_pipeline.hls.content_types import content_type
 from hls_pipeline.hls.findings import Findings, Report
@@ -31,7 +32,7 @@ from hls_pipeline.hls.policy import Limits
 from hls_pipeline.submission import choose_video_id
 from hls_pipeline.uploads import DropObject
 
-router = APIRouter(prefix="/v1/uploads", tags=["upload"])
+router = Router(prefix="/v1/uploads", tags=["upload"])
 
 _PATH = "/v1/uploads/"
 _REQUEST_BYTES = 8 << 20

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import Path, Query, Request
 from fastapi.responses import JSONResponse, Response
 
 from hls_pipeline import clock, keys
@@ -18,11 +18,12 @@ from hls_pipeline.gateway.access import Reader
 from hls_pipeline.gateway.openapi import Responses, example, refusals
 from hls_pipeline.gateway.problems import Refused
 from hls_pipeline.gateway.records import Shown
+from hls_pipeline.gateway.routing import Router
 from hls_pipeline.gateway.services import Services, ServicesDep
 from hls_pipeline.metadata_store import Version
 from hls_pipeline.uploads import State, Upload
 
-router = APIRouter(prefix="/v1/videos", tags=["videos"])
+router = Router(prefix="/v1/videos", tags=["videos"])
 
 VideoId = Annotated[str, Path(description="the video's id", examples=["video_123"])]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 
@@ -16,11 +16,12 @@ from hls_pipeline.gateway import webhook_shapes as shapes
 from hls_pipeline.gateway.access import Caller, Writer
 from hls_pipeline.gateway.openapi import json_body, refusals
 from hls_pipeline.gateway.problems import Refused
+from hls_pipeline.gateway.routing import Router
 from hls_pipeline.gateway.services import Services, ServicesDep
 from hls_pipeline.gateway.shapes import UploadWebhook
 from hls_pipeline.gateway.webhook_records import Webhook, WebhookRecords
 
-router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
+router = Router(prefix="/v1/webhooks", tags=["webhooks"])
 
 _MOST_BYTES = 16 << 10
 _PER_KEY = 50

@@ -491,6 +491,14 @@ def test_what_is_no_request_gets_a_problem_document(gateway: Gateway) -> None:
         assert problem_in(client)["code"] == "bad_request"
 
 
+@pytest.mark.parametrize("headers", ["", "Host: one\r\nHost: two\r\n", "Host: one\r\n" + "Authorization: x\r\n" * 2])
+def test_a_request_without_a_host_or_with_two_says_nothing_for_sure(stern: Gateway, headers: str) -> None:
+    """Of two a proxy in front may take the other one."""
+    with open_socket(stern) as client:
+        client.sendall(f"GET /healthz HTTP/1.1\r\n{headers}\r\n".encode())
+        assert problem_in(client)["code"] == "bad_request"
+
+
 def test_requests_one_behind_the_other_are_all_answered(gateway: Gateway) -> None:
     """More of them than a head may be long, in one go, were cut off without a word."""
     with open_socket(gateway) as client:

@@ -156,6 +156,7 @@ def test_a_refused_package_answers_with_its_report_each_time(gateway: Gateway) -
         (b'{"files": []}', 400),
         (b'{"files": [{"path": "a.ts", "size": -1}]}', 400),
         (b'{"files": [{"path": "a.ts", "size": 1e999}]}', 400),
+        (b'{"files": [{"path": "a.ts", "size": "1"}]}', 400),
         (b'{"files": [{"path": "a.ts", "size": 1}], "video_id": "../x"}', 400),
         (b'{"files": [{"path": "../a.ts", "size": 1}]}', 422),
         (b'{"files": [{"path": "a.ts", "size": 1}, {"path": "a.ts", "size": 1}]}', 422),

@@ -81,6 +81,20 @@ def test_nonsense_gets_a_clear_4xx(stern: Gateway, path: str, status: int, code:
     assert (answer.status_code, answer.json()["code"]) == (status, code)
 
 
+def test_what_can_be_read_answers_head_without_a_body(gateway: Gateway) -> None:
+    gateway.world.publish_package("film", package("film"))
+    for path in ("/healthz", "/readyz", "/v1/videos", "/v1/videos/film", "/v1/videos/film/status", "/videos/film"):
+        answer = gateway.ask("HEAD", path)
+        assert (answer.status_code, answer.content) == (200, b"")
+        assert int(answer.headers["Content-Length"]) > 0
+
+
+def test_a_page_of_another_site_is_told_what_it_may_not_ask(stern: Gateway) -> None:
+    wanted = {"Origin": "https://example.com", "Access-Control-Request-Method": "DELETE"}
+    answer = stern.ask("OPTIONS", "/v1/videos/film", headers=wanted)
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
+
+
 def test_an_outage_behind_the_gateway_is_a_503_that_names_no_address(
     gateway_with: Callable[..., Gateway], tmp_path: Path
 ) -> None:
