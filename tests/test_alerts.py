@@ -111,9 +111,9 @@ def failed(video_id: str, cause: str = "S3 said no", action: str = "Ask S3.") ->
 DOWN = Problem("service_down:n", "service_down", "IPFS node n does not answer", "refused", "Start it.")
 
 
-def settle(store: MetadataStore, receiver: Receiver, at: datetime, *found: Problem, over: tuple[str, ...] = ()) -> int:
+def settle(store: MetadataStore, receiver: Receiver, at: datetime, *found: Problem) -> int:
     settings = receiver.settings
-    return alerts.settle(store, found, over, alert_channels.of(settings), settings, at)
+    return alerts.settle(store, found, alert_channels.of(settings), settings, at)
 
 
 # ---- what is told -------------------------------------------------------------------------------------------------
@@ -162,6 +162,27 @@ def test_a_longer_outage_is_told_once_and_so_is_its_end(store: MetadataStore, re
     assert told["problems"][0]["since"] == clock.text(NOW)
     assert (over["problems"], [each["key"] for each in over["resolved"]]) == ([], ["service_down:n"])
     assert "Over: IPFS node n does not answer" in receiver.mails[1]
+
+
+def test_the_end_of_what_a_job_closed_is_told_to_each_channel_that_heard_of_it_even_if_it_was_away(
+    store: MetadataStore, receiver: Receiver
+) -> None:
+    """The re-pin closed its own problem, and nobody was told that the videos are back."""
+    short = Problem(alerts.PINS_SHORT, alerts.PINS_SHORT, "2 of 9 directories are short", "x", "y")
+    alerts.open_(store, short, NOW)
+    settle(store, receiver, later(seconds=30))
+    alerts.close(store, alerts.PINS_SHORT, later(hours=1))
+    receiver.status = 500
+    settle(store, receiver, later(hours=1, seconds=30))
+    receiver.status = 200
+    for seconds in (60, 90):
+        settle(store, receiver, later(hours=1, seconds=seconds))
+    assert [[each["key"] for each in post["resolved"]] for post in receiver.posts] == [
+        [],
+        ["pins_short"],
+        ["pins_short"],
+    ]
+    assert ["Over: 2 of 9" in mail for mail in receiver.mails] == [False, True]
 
 
 def test_an_upload_that_was_taken_up_again_is_closed_without_a_word(store: MetadataStore, receiver: Receiver) -> None:

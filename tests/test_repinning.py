@@ -189,7 +189,7 @@ def test_people_are_told_of_what_no_node_can_mend_until_it_is_whole_again(
     check(both, dry_run=True)
     assert alerts.known(both.store) == []
     check(both)
-    alerts.settle(both.store, (), (), (), both.settings, clock.now())  # a look twice a minute does not see it
+    alerts.settle(both.store, (), (), both.settings, clock.now())  # a look twice a minute does not see it
     (problem,) = alerts.known(both.store)
     assert problem.title.startswith("1 of 2 published directories are on fewer than 2 nodes, 1 on none")
     assert "video v" in problem.cause

@@ -32,7 +32,9 @@ def health(
     silence = _silence(context.cursor)
     try:
         found = watch.look(store, s3.object_store(), ipfs.nodes(), config, now)
-        count = alerts.settle(store, found, _mended(context.instance, alerts.known(store)), channels, config, now)
+        for key in _mended(context.instance, alerts.known(store)):
+            alerts.close(store, key, now)
+        count = alerts.settle(store, found, channels, config, now)
     except PipelineError as error:
         silence = (silence or Silence(now)).next(error, channels, config, now)
         remembered = json.dumps({"since": clock.text(silence.since), "told": silence.told})

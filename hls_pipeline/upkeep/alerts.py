@@ -8,7 +8,7 @@ in `alert_channels.py`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from itertools import groupby
@@ -127,6 +127,7 @@ def open_(store: MetadataStore, problem: Problem, now: datetime) -> None:
 
 
 def close(store: MetadataStore, key: str, now: datetime) -> None:
+    """The problem is over; the next look tells those who heard of it."""
     with store.writing() as db:
         _close(db, key, now)
 
@@ -155,8 +156,18 @@ def known(store: MetadataStore) -> list[Problem]:
 
 
 def _known(db: sa.Connection) -> list[tuple[Problem, dict[str, str]]]:
+    return _which(db, tables.alert.c.closed_at.is_(None))
+
+
+def _ended(db: sa.Connection, since: datetime) -> list[tuple[Problem, dict[str, str]]]:
+    """Those whose end is news to whoever was told of them."""
     table = tables.alert
-    rows = db.execute(sa.select(table).where(table.c.closed_at.is_(None)).order_by(table.c.opened_at, table.c.key))
+    return _which(db, table.c.closed_at > since, table.c.kind.in_(_END_IS_TOLD))
+
+
+def _which(db: sa.Connection, *conditions: sa.ColumnElement[bool]) -> list[tuple[Problem, dict[str, str]]]:
+    table = tables.alert
+    rows = db.execute(sa.select(table).where(*conditions).order_by(table.c.opened_at, table.c.key))
     return [
         (Problem(row.key, row.kind, row.title, row.cause, row.action, row.link, row.opened_at), row.told)
         for row in rows
@@ -166,30 +177,26 @@ def _known(db: sa.Connection) -> list[tuple[Problem, dict[str, str]]]:
 def settle(
     store: MetadataStore,
     found: Collection[Problem],
-    over: Collection[str],
     channels: Sequence[Channel],
     settings: Settings,
     now: datetime,
 ) -> int:
-    """What was found is on record, what is no longer found is closed, and each channel is told what it does not know.
-    What jobs opened is not found again: `over` are the keys of what is over. Says how many problems are open."""
+    """What was found is on record, what is no longer found is closed, and each channel is told what it does not know:
+    problems that are due, and the end of those it heard of. What jobs opened stays open until it is closed. Says how
+    many problems are open."""
     keys = {problem.key for problem in found}
     with store.writing() as db:
         for problem in found:
             _open(db, problem, now)
-        gone = [
-            (problem, told)
-            for problem, told in _known(db)
-            if (problem.key in over if problem.kind in _OPENED_BY_JOBS else problem.key not in keys)
-        ]
-        for problem, _ in gone:
-            _close(db, problem.key, now)
-        still = _known(db)
+        for problem, _ in _known(db):
+            if problem.kind not in _OPENED_BY_JOBS and problem.key not in keys:
+                _close(db, problem.key, now)
+        still, gone = _known(db), _ended(db, now - timedelta(hours=settings.alert_repeat_hours))
     for channel in channels:
         due = [problem for problem, told in still if _is_due(problem, told.get(channel.name), settings, now)]
-        past = [problem for problem, told in gone if problem.kind in _END_IS_TOLD and channel.name in told]
+        past = [problem for problem, told in gone if channel.name in told]
         if (due or past) and _sent(channel, Message(due, past)):
-            _note_told(store, channel.name, due, now)
+            _note_told(store, channel.name, due, past, now)
     return len(still)
 
 
@@ -210,12 +217,18 @@ def _sent(channel: Channel, message: Message) -> bool:
     return True
 
 
-def _note_told(store: MetadataStore, channel: str, problems: Iterable[Problem], now: datetime) -> None:
+def _note_told(
+    store: MetadataStore, channel: str, due: Sequence[Problem], past: Sequence[Problem], now: datetime
+) -> None:
+    """A channel that knows the end of a problem has nothing to hear of it any more."""
+    table = tables.alert
     with store.writing() as db:
-        for problem in problems:
-            row = db.execute(sa.select(tables.alert.c.told).filter_by(key=problem.key)).scalar_one()
-            told: Mapping[str, str] = {**row, channel: clock.text(now)}
-            db.execute(sa.update(tables.alert).filter_by(key=problem.key).values(told=told))
+        for problem in (*due, *past):
+            before = db.execute(sa.select(table.c.told).filter_by(key=problem.key)).scalar_one()
+            told = {name: time for name, time in before.items() if name != channel}
+            if problem in due:
+                told[channel] = clock.text(now)
+            db.execute(sa.update(table).filter_by(key=problem.key).values(told=told))
 
 
 # ---- the one problem that the database cannot remember -----------------------------------------------------------
