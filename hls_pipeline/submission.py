@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 
 from hls_pipeline import keys
-from hls_pipeline.errors import Conflict, UsageError
+from hls_pipeline.errors import Conflict, ObjectMissing, UsageError
 from hls_pipeline.hls.content_types import content_type
 from hls_pipeline.hls.findings import refuse
 from hls_pipeline.hls.paths import path_fault
@@ -36,7 +36,8 @@ class Sent:
     """A package in the inbox, and when S3 says it was marked ready."""
 
     video_id: str
-    ready: datetime
+    ready: datetime | None
+    """None: it was taken up before we could ask."""
 
 
 def send(
@@ -64,7 +65,10 @@ def send(
     objects.each(put, [*sizes, *([keys.METADATA] if metadata is not None and keys.METADATA not in sizes else [])])
     ready = keys.inbox(video_id, keys.READY)
     objects.put(inbox, ready, b"", "application/octet-stream")
-    return Sent(video_id, objects.modified(inbox, ready))
+    try:
+        return Sent(video_id, objects.modified(inbox, ready))
+    except ObjectMissing:
+        return Sent(video_id, None)
 
 
 def choose_video_id(given: str | None, metadata: bytes | None) -> str:
@@ -84,9 +88,12 @@ def choose_video_id(given: str | None, metadata: bytes | None) -> str:
 def follow(sent: Sent, store: MetadataStore) -> Iterator[Upload]:
     """The upload each time its state changes, until it goes no further by itself."""
     seen: State | None = None
+    upload_id: str | None = None
     while True:
-        upload = next((u for u in reversed(store.uploads_of(sent.video_id)) if u.drop.ready == sent.ready), None)
+        uploads = [u for u in store.uploads_of(sent.video_id) if sent.ready in (None, u.drop.ready)]
+        upload = next((u for u in reversed(uploads) if upload_id in (None, u.upload_id)), None)
         if upload and upload.state is not seen:
+            upload_id = upload.upload_id
             seen = upload.state
             yield upload
             if seen in _ENDS:

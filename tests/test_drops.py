@@ -71,6 +71,26 @@ def test_a_folder_that_has_a_mark_of_its_own_is_not_sent(world: World, tmp_path:
     assert list(world.objects.listing(INBOX)) == []
 
 
+def test_a_package_that_is_taken_out_at_once_counts_as_sent_and_is_followed(world: World, tmp_path: Path) -> None:
+    """`submit` failed on a busy machine: the mark was gone before it could ask when it was made."""
+
+    def pipeline(params: dict[str, str], **_: object) -> None:
+        if params["Key"] == "v/_READY":
+            world.walk(world.take_up(), "stage", "write_s3_manifest")
+
+    for path, data in package("at once").items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes(data)
+    events = world.objects._client.meta.events
+    events.register("provide-client-params.s3.HeadObject", pipeline)
+    try:
+        sent = submission.send(FolderSource(tmp_path), None, "v", world.objects, INBOX)
+    finally:
+        events.unregister("provide-client-params.s3.HeadObject", pipeline)
+    assert world.inbox() == set()
+    assert next(submission.follow(sent, world.store)).state is State.STAGED
+
+
 def test_files_outside_any_folder_are_left_alone(world: World) -> None:
     world.objects.put(INBOX, "stray.ts", b"x", "video/mp2t")
     assert world.receive() == ([], [])
