@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from contextlib import suppress
 from datetime import timedelta
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 from hls_pipeline import audit, claims, clock, tables, withdrawal, work
 from hls_pipeline.cli import app
+from hls_pipeline.commands import videos
 from hls_pipeline.errors import Conflict, LeaseLost, NotFound, Outage, UserError
 from hls_pipeline.ipfs.cid import Cid
 from hls_pipeline.ipfs.kubo import Kubo
@@ -442,6 +444,14 @@ def test_a_withdrawn_upload_goes_no_further(store: MetadataStore) -> None:
 
 
 # ---- from a shell -------------------------------------------------------------------------------------------------
+
+
+def test_who_withdrew_has_a_number_where_there_is_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container that runs under any number the command ended with a traceback."""
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 4_000_000)
+    assert videos._person() == "person:4000000"
 
 
 def test_the_command_says_who_withdrew_and_why(world: World, as_environment: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import re
 import uuid
 from collections.abc import Mapping, Sequence
@@ -180,7 +181,10 @@ def rehydrate(
 
 
 def _person() -> str:
-    return f"person:{getpass.getuser()}"
+    try:
+        return f"person:{getpass.getuser()}"
+    except (KeyError, OSError):  # a container may run under a number that has no name
+        return f"person:{os.getuid()}"
 
 
 def _in_s3(store: MetadataStore, upload: Upload) -> dict[str, Any]:
