@@ -72,6 +72,8 @@ ADVICE = {
         "An exception that the program did not foresee.", "Look at the run's log, and report it with that log."
     ),
 }
+HOPELESS = frozenset({"object_missing", "object_changed", "corruption"})
+"""Codes of what no other try mends: somebody must look, or send the package again."""
 
 
 def code_of(error: BaseException) -> str:

@@ -161,7 +161,18 @@ def test_a_longer_outage_is_told_once_and_so_is_its_end(store: MetadataStore, re
     assert "IPFS node n does not answer" in told["text"]
     assert told["problems"][0]["since"] == clock.text(NOW)
     assert (over["problems"], [each["key"] for each in over["resolved"]]) == ([], ["service_down:n"])
-    assert "Over: IPFS node n does not answer" in receiver.mails[1]
+    assert "Subject: [hls-pipeline] Over: IPFS node n does not answer" in receiver.mails[1]
+
+
+def test_a_full_node_that_goes_away_is_not_called_better(store: MetadataStore, receiver: Receiver) -> None:
+    """It could not be looked at, and people were told that it had room again."""
+    full = Problem("node_full:n", "node_full", "IPFS node n is 90 % full", "c", "a")
+    for seconds in (0, 301):
+        settle(store, receiver, later(seconds=seconds), full)
+    assert settle(store, receiver, later(seconds=330), DOWN) == 2
+    assert [post["resolved"] for post in receiver.posts] == [[]]
+    assert settle(store, receiver, later(seconds=360)) == 0
+    assert [each["key"] for each in receiver.posts[1]["resolved"]] == ["node_full:n"]
 
 
 def test_the_end_of_what_a_job_closed_is_told_to_each_channel_that_heard_of_it_even_if_it_was_away(
@@ -259,6 +270,9 @@ def test_an_upload_whose_tries_are_used_up_is_a_problem_with_its_next_action(wor
     problem = look(world, gateway_url="https://g/")["upload_failed"]
     assert (problem.cause, problem.link) == ("no node has it", "https://g/videos/v")
     assert "Bring the nodes back" in problem.action
+    assert problem.action.endswith("It is tried again by itself.")
+    failures.note(world.store, upload, "object_missing", "somebody removed it", clock.now())
+    assert look(world)["upload_failed"].action.endswith("It is not tried again by itself.")
     world.store.resume(upload.upload_id, clock.now())
     assert look(world) == {}
 
@@ -291,6 +305,15 @@ def test_what_waits_for_a_service_that_is_away_is_not_called_stuck(world: World)
         "S3 bucket inbox does not answer",
         "S3 bucket media does not answer",
     ]
+
+
+def test_what_waited_for_a_service_is_not_called_stuck_in_the_moment_that_it_is_back(world: World) -> None:
+    received(world.store)
+    hours = clock.now() + timedelta(hours=2)
+    alerts.settle(world.store, [DOWN], (), world.settings, hours)
+    alerts.settle(world.store, [], (), world.settings, hours)
+    assert look(world, hours + timedelta(minutes=9)) == {}
+    assert "upload_stuck" in look(world, hours + timedelta(minutes=11))
 
 
 def test_a_message_broker_that_is_away_is_a_problem_before_any_upload_is_stuck(world: World) -> None:

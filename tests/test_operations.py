@@ -11,7 +11,7 @@ import pytest
 
 from hls_pipeline import clock, schedules, work
 from hls_pipeline.definitions import defs
-from hls_pipeline.errors import Corruption, ServiceError
+from hls_pipeline.errors import Corruption, ObjectMissing, ServiceError
 from hls_pipeline.ipfs.cid import Cid
 from hls_pipeline.settings import Settings
 from hls_pipeline.upkeep import retries
@@ -73,8 +73,11 @@ def test_failed_uploads_are_taken_up_again_ever_more_rarely(world: World, reques
         return failed.updated_at
 
     hasty = world.having(max_attempts=1)
-    upload, hopeless = (world.drop(name, package(f"{request.node.name} {name}")) for name in ("v", "hopeless"))
-    fails(hopeless, Corruption("two things differ"))
+    upload, *hopeless = (world.drop(name, package(f"{request.node.name} {name}")) for name in ("v", "w", "x"))
+    for one, error in zip(
+        hopeless, (Corruption("two things differ"), ObjectMissing("somebody removed it")), strict=True
+    ):
+        fails(one, error)
     for hours in (1, 2, 4):
         since = fails(upload, ServiceError("no"))
         assert retries.take_up(world.store, since + timedelta(hours=hours, seconds=-1)) == ()

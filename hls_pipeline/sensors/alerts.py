@@ -59,7 +59,7 @@ def _mended(instance: dg.DagsterInstance, known: list[Problem]) -> list[str]:
         if problem.kind == alerts.RUN_FAILED
         and instance.get_runs(
             dg.RunsFilter(
-                job_name=problem.key.partition(":")[2],
+                job_name=problem.subject,
                 statuses=[dg.DagsterRunStatus.SUCCESS],
                 updated_after=problem.since,
             ),

@@ -34,9 +34,9 @@ KINDS = {
     "disk_full": "Disks are filling up",
     "run_failed": "Jobs failed",
 }
-HEALING = frozenset({"service_down", "node_full", "disk_full"})
+RUN_FAILED, PINS_SHORT, SERVICE_DOWN = "run_failed", "pins_short", "service_down"
+HEALING = frozenset({SERVICE_DOWN, "node_full", "disk_full"})
 """Kinds that may pass by themselves, which nobody is told of at once."""
-RUN_FAILED, PINS_SHORT = "run_failed", "pins_short"
 _OPENED_BY_JOBS = frozenset({RUN_FAILED, PINS_SHORT})
 """Kinds that a look twice a minute does not find: not finding them says nothing."""
 _END_IS_TOLD = HEALING | _OPENED_BY_JOBS
@@ -47,13 +47,17 @@ _SHOWN = 20  # problems of a kind that a message lists
 @dataclass(frozen=True)
 class Problem:
     key: str
-    """What is wrong with what: the same problem has the same key, however often it is found."""
+    """What is wrong with what, `kind:subject`: the same problem has the same key, however often it is found."""
     kind: str
     title: str
     cause: str
     action: str
     link: str = ""
     since: datetime | None = None
+
+    @property
+    def subject(self) -> str:
+        return self.key.partition(":")[2]
 
     @property
     def heals(self) -> bool:
@@ -69,7 +73,9 @@ class Message:
 
     @property
     def subject(self) -> str:
-        what = ", ".join(f"{_count(group)}" for group in _by_kind(self.problems)) or "healthy again"
+        what = ", ".join(map(_count, _by_kind(self.problems)))
+        if not what:
+            what = _gone(self.gone[0]) if len(self.gone) == 1 else f"{len(self.gone)} problems are over"
         return f"[hls-pipeline] {what}"
 
     @property
@@ -165,6 +171,14 @@ def _ended(db: sa.Connection, since: datetime) -> list[tuple[Problem, dict[str, 
     return _which(db, table.c.closed_at > since, table.c.kind.in_(_END_IS_TOLD))
 
 
+def was_open(store: MetadataStore, kind: str, since: datetime) -> bool:
+    """Whether a problem of a kind is open, or was since then."""
+    table = tables.alert
+    open_then = table.c.closed_at.is_(None) | (table.c.closed_at >= since)
+    with store.reading() as db:
+        return db.execute(sa.select(sa.exists().where(table.c.kind == kind, open_then))).scalar_one()
+
+
 def _which(db: sa.Connection, *conditions: sa.ColumnElement[bool]) -> list[tuple[Problem, dict[str, str]]]:
     table = tables.alert
     rows = db.execute(sa.select(table).where(*conditions).order_by(table.c.opened_at, table.c.key))
@@ -182,14 +196,15 @@ def settle(
     now: datetime,
 ) -> int:
     """What was found is on record, what is no longer found is closed, and each channel is told what it does not know:
-    problems that are due, and the end of those it heard of. What jobs opened stays open until it is closed. Says how
-    many problems are open."""
+    problems that are due, and the end of those it heard of. What jobs opened stays open until it is closed, and what is
+    wrong with a service for as long as the service does not answer. Says how many problems are open."""
     keys = {problem.key for problem in found}
+    away = {problem.subject for problem in found if problem.kind == SERVICE_DOWN}
     with store.writing() as db:
         for problem in found:
             _open(db, problem, now)
         for problem, _ in _known(db):
-            if problem.kind not in _OPENED_BY_JOBS and problem.key not in keys:
+            if not (problem.kind in _OPENED_BY_JOBS or problem.key in keys or problem.subject in away):
                 _close(db, problem.key, now)
         still, gone = _known(db), _ended(db, now - timedelta(hours=settings.alert_repeat_hours))
     for channel in channels:
@@ -256,8 +271,8 @@ class Silence:
 
 def database_down(cause: str, since: datetime) -> Problem:
     return Problem(
-        "service_down:database",
-        "service_down",
+        f"{SERVICE_DOWN}:database",
+        SERVICE_DOWN,
         "The metadata store does not answer",
         cause,
         "Start the database; work goes on by itself. `hls-pipeline doctor` checks the address.",

@@ -11,7 +11,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from hls_pipeline import failures, tables
-from hls_pipeline.errors import Conflict, Corruption
+from hls_pipeline.errors import Conflict
 from hls_pipeline.metadata_store import MetadataStore
 from hls_pipeline.uploads import State, Upload, back_off
 
@@ -21,23 +21,29 @@ _TIMES = 8
 """About four days in all; then a person must look."""
 
 
-def take_up(store: MetadataStore, now: datetime) -> tuple[Upload, ...]:
-    """Failed uploads whose time has come go on where they failed; the inbox sensor gives them runs. One that failed
-    because things that must be equal were not stays as it is: nothing heals that."""
+def times_failed() -> sa.ScalarSelect[int]:
+    """How often an upload of the query around it failed for good."""
     upload, change = tables.upload, tables.state_change
-    times = (
-        sa.select(sa.func.count())
-        .where(change.c.upload_id == upload.c.upload_id, change.c.state == State.FAILED)
-        .scalar_subquery()
-    )
-    query = sa.select(upload.c.upload_id, upload.c.updated_at, times.label("times"))
+    query = sa.select(sa.func.count()).where(change.c.upload_id == upload.c.upload_id, change.c.state == State.FAILED)
+    return query.scalar_subquery()
+
+
+def goes_on(code: str, times: int) -> bool:
+    """Whether an upload that failed so often, at last with this code, is taken up by itself."""
+    return times <= _TIMES and code not in failures.HOPELESS
+
+
+def take_up(store: MetadataStore, now: datetime) -> tuple[Upload, ...]:
+    """Failed uploads whose time has come go on where they failed; the inbox sensor gives them runs."""
+    upload = tables.upload
+    query = sa.select(upload.c.upload_id, upload.c.updated_at, times_failed().label("times"))
     with store.reading() as db:
-        failed = db.execute(query.where(upload.c.state == State.FAILED, times <= _TIMES)).all()
+        failed = db.execute(query.where(upload.c.state == State.FAILED)).all()
     due = [row for row in failed if row.updated_at + back_off(row.times - 1, _FIRST, _LONGEST) <= now]
     return tuple(
         resumed
         for row in due
-        if failures.last_code(store, row.upload_id) != Corruption.code and (resumed := _resumed(store, row, now))
+        if goes_on(failures.last_code(store, row.upload_id), row.times) and (resumed := _resumed(store, row, now))
     )
 
 

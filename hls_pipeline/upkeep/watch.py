@@ -20,11 +20,14 @@ from hls_pipeline.metadata_store.rows import is_held
 from hls_pipeline.object_store import ObjectStore
 from hls_pipeline.queue import broker
 from hls_pipeline.settings import Settings
-from hls_pipeline.upkeep.alerts import Problem
+from hls_pipeline.upkeep import retries
+from hls_pipeline.upkeep.alerts import SERVICE_DOWN, Problem, was_open
 from hls_pipeline.uploads import IN_WORK, State
 
 _AT_MOST = 500
 """Uploads of a kind; a message says how many there are, not each of them."""
+_GETTING_ON = timedelta(minutes=10)
+"""Twice the longest wait between two tries: so long nobody asks why an upload does not move after an outage."""
 
 
 def look(
@@ -32,9 +35,10 @@ def look(
 ) -> list[Problem]:
     """Raises Outage when the metadata store does not answer."""
     services = [*_buckets(objects, settings), *_nodes(nodes, settings), *_queue(settings)]
-    away = any(problem.kind == "service_down" for problem in services)
+    away = any(problem.kind == SERVICE_DOWN for problem in services)
     found = [*services, *_disks(settings), *_failed(store, settings)]
-    if not away:  # what waits for a service goes on by itself once it is back
+    # What waited for a service goes on by itself once that is back, but not in the same moment.
+    if not (away or was_open(store, SERVICE_DOWN, now - _GETTING_ON)):
         found += [*_stuck(store, settings, now), *_not_cleared(store, settings, now)]
     return found
 
@@ -45,7 +49,7 @@ def look(
 def _failed(store: MetadataStore, settings: Settings) -> Iterator[Problem]:
     upload = tables.upload
     query = (
-        sa.select(upload.c.upload_id, upload.c.video_id, upload.c.error)
+        sa.select(upload.c.upload_id, upload.c.video_id, upload.c.error, retries.times_failed().label("times"))
         .where(upload.c.state == State.FAILED)
         .order_by(upload.c.updated_at.desc())
         .limit(_AT_MOST)
@@ -53,13 +57,15 @@ def _failed(store: MetadataStore, settings: Settings) -> Iterator[Problem]:
     with store.reading() as db:
         rows = db.execute(query).all()
     for row in rows:
-        action = failures.advice(failures.last_code(store, row.upload_id)).action
+        code = failures.last_code(store, row.upload_id)
+        action = failures.advice(code).action.replace("retry ID", "retry …")
+        again = "It is tried again by itself" if retries.goes_on(code, row.times) else "It is not tried again by itself"
         yield Problem(
             f"upload_failed:{row.upload_id}",
             "upload_failed",
             f"The upload of video {row.video_id} failed",
             row.error or "no reason is on record",
-            action.replace("retry ID", "retry …"),
+            f"{action} {again}.",
             _page(settings, row.video_id),
         )
 
@@ -134,7 +140,7 @@ def _nodes(nodes: Sequence[Kubo], settings: Settings) -> Iterator[Problem]:
         try:
             stat = node.repo_stat()
         except PipelineError as error:
-            yield _down(f"IPFS node {node.name}", error)
+            yield _down(f"IPFS node {node.name}", error, node.name)
             continue
         if stat.limit and 100 * stat.bytes >= settings.node_full_percent * stat.limit:
             yield Problem(
@@ -155,10 +161,10 @@ def _queue(settings: Settings) -> Iterator[Problem]:
         yield _down("The message broker", error)
 
 
-def _down(what: str, error: PipelineError) -> Problem:
+def _down(what: str, error: PipelineError, subject: str = "") -> Problem:
     return Problem(
-        f"service_down:{what}",
-        "service_down",
+        f"{SERVICE_DOWN}:{subject or what}",
+        SERVICE_DOWN,
         f"{what} does not answer",
         str(error),
         "Start it; work goes on by itself. `hls-pipeline doctor` checks every address.",
