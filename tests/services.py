@@ -164,11 +164,15 @@ def running_postgres() -> Iterator[Postgres]:
         )
         command = (*as_user, str(binaries / "postgres"), "-D", data, "-p", str(postgres.port), "-k", "")
         command += ("-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", "max_connections=250")
-        with service(command, folder, lambda: _answers(postgres)):
-            metadata_store.migrate(postgres.url("template1"))
-            # A database that a pool is connected to cannot be copied.
-            postgres.say("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'template1'")
-            yield postgres
+        with service(command, folder, lambda: _answers(postgres)) as process:
+            try:
+                metadata_store.migrate(postgres.url("template1"))
+                # A database that a pool is connected to cannot be copied.
+                postgres.say("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'template1'")
+                yield postgres
+            finally:
+                process.send_signal(signal.SIGQUIT)  # its children lead groups of their own, and write until they end
+                process.wait(60)
     finally:
         shutil.rmtree(folder)
 

@@ -42,7 +42,7 @@ def frames(playlist: str) -> bytes:
     done = subprocess.run(
         [*command, "-i", playlist, "-map", "0:v?", "-map", "0:a?", "-f", "framemd5", "-"],
         capture_output=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     return done.stdout
