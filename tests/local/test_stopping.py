@@ -11,12 +11,12 @@ import pytest
 SLOW = """
 import signal, sys, time
 from hls_pipeline.queue.stopping import stop_in_time
-stop_in_time(0.2)
+stop_in_time(1)
 signal.signal(signal.SIGINT, lambda *_: print("heard", flush=True))
 signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # as Dagster does it
 print("ready", flush=True)
 while True:
-    time.sleep(1)
+    time.sleep(0.05)  # a signal in the instant before a sleep is heard after it
 """
 PROMPT = """
 import signal, time
@@ -25,7 +25,8 @@ stop_in_time()
 signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
 try:
     print("ready", flush=True)
-    time.sleep(600)
+    while True:
+        time.sleep(0.05)
 except KeyboardInterrupt:
     print("ended by itself", flush=True)
 """

@@ -167,11 +167,16 @@ def test_a_part_that_ignores_sigterm_and_its_children_are_ended_all_the_same(
     supervise([stubborn], tmp_path, Listener(lambda heard: "stubborn ready" in heard))
 
 
-def test_a_part_ends_only_after_those_that_need_it_have_put_their_work_down(tmp_path: Path) -> None:
+def test_a_part_ends_only_after_those_that_need_it_have_put_their_work_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("STOP_SECONDS", "ALL_STOP_SECONDS"):
+        monkeypatch.setattr(f"hls_pipeline.local.supervisor.{name}", 60)
     last_words = (
         "def end(*_):\n    time.sleep({seconds})\n"
         f"    with open({str(tmp_path / 'ended')!r}, 'a') as file: print('{{name}}', file=file)\n    sys.exit()\n"
-        "signal.signal(signal.SIGTERM, end)\n" + SERVE
+        "signal.signal(signal.SIGTERM, end)\n"
+        "ready()\nwhile True: time.sleep(0.05)"  # a signal in the instant before a sleep is heard after it
     )
     base = python("base", tmp_path, last_words.format(seconds=0, name="base"))
     task = python("task", tmp_path, "ready()", once=True, needs=("base",))
