@@ -83,31 +83,35 @@ class Library:
         if known is not None and (known.imports is None or not imports or imports == known.imports):
             return known
         if path not in self._data:
-            self._data[path] = self._playlist_bytes(path)
+            self._data[path] = self.read_bytes(path, self.policy.limits.playlist_size)
+            self._keep(path, size=len(self._data[path]))
         data = self._data[path]
         findings = Findings(self.policy.severities)
         playlist = parse(Context(path, self.sizes, self.policy, findings, imports or {}), data)
         if known is None and playlist is not None:
-            self._references += len(playlist.references)
-        if self._references > 5 * self.policy.limits.references:
-            findings.add("HLS_TOO_LARGE", path, None, "the playlists of the package have too many references")
-            playlist = None
+            self._keep(path, references=len(playlist.references))
         self._read[path] = _Read(playlist, findings, (imports or {}) if b"IMPORT=" in data else None)
         return self._read[path]
 
-    def _playlist_bytes(self, path: str) -> bytes:
-        limit = self.policy.limits.playlist_size
-        data = self.read_bytes(path, limit)
-        self._bytes += len(data)
-        if self._bytes > 10 * limit:
-            refuse("HLS_TOO_LARGE", path, f"the playlists of the package have more than {10 * limit:,} bytes")
-        return data
+    def _keep(self, path: str, *, size: int = 0, references: int = 0) -> None:
+        """Counts what documents take. Raises PackageRefused where all of the package together take too much."""
+        limits = self.policy.limits
+        self._bytes += size
+        self._references += references
+        for count, limit, what in (
+            (self._bytes, 10 * limits.playlist_size, "bytes"),
+            (self._references, 5 * limits.references, "references"),
+        ):
+            if count > limit:
+                refuse("HLS_TOO_LARGE", path, f"the playlists and side files have more than {limit:,} {what}")
 
     def side_file(self, path: str, kind: str, owner: str) -> tuple[SideFile | None, Findings]:
         """The side file at `path` if a reference of this kind, in the document `owner`, leads to one we understand."""
         if path not in self._sides:
             findings = Findings(self.policy.severities)
             read = self._read_side(Context(path, self.sizes, self.policy, findings), kind, owner)
+            if read and read.references:
+                self._keep(path, size=len(read.data), references=len(read.references))
             self._sides[path] = (read if read and read.references else None), findings
         return self._sides[path]
 

@@ -36,7 +36,7 @@ class Limits:
     line_length: int = 64_000
     lines: int = 1_500_000
     references: int = 200_000
-    """Of one playlist; five times this for all playlists of a package."""
+    """Of one playlist or side file; five times this for all of a package."""
     playlists: int = 2_000
     thumbnails_size: int = 16 << 20
     json_size: int = 2 << 20

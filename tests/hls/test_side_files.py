@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from hls_pipeline.errors import UsageError
+from hls_pipeline.hls.policy import Limits, Policy
 from hls_pipeline.hls.rewriting import rewrite
 from tests.hls.conftest import PUBLISH, TS, accepted, errors, judge, master, media, warnings
 
@@ -54,6 +57,17 @@ def test_a_megabyte_of_references_is_read_in_one_pass() -> None:
 @pytest.mark.parametrize("line", ["a.jpg?" * 200_000 + " x", "a.jpg" * 200_000 + " x", "#xywh=" * 200_000])
 def test_a_megabyte_in_one_line_of_webvtt_is_no_picture(line: str) -> None:
     assert errors(session(THUMBNAILS, **{"t.vtt": cue(line)})) == set()
+
+
+def test_many_side_files_with_many_references_each_are_refused_together() -> None:
+    """Each was within its limit, and a zip of 10 MB could hold a thousand of them, of 15 MB of memory each."""
+    few = Policy(keys="publish", limits=Limits(references=8))
+    tags = [f'#EXT-X-DATERANGE:ID="{n}",X-ASSET-LIST="{n}.json"' for n in range(6)]
+    assets = {"ASSETS": [{"URI": "ad.m3u8"}] * 7}
+    lists: dict[str, str | bytes] = {f"{n}.json": json.dumps(assets) for n in range(6)}
+    package = {"index.m3u8": media(*tags, "seg.ts"), "ad.m3u8": media(), "seg.ts": TS, **lists}
+    assert errors(package, few) == {"HLS_TOO_LARGE"}
+    assert errors(package) == set()
 
 
 def test_a_side_file_with_too_many_references_is_refused() -> None:
