@@ -6,6 +6,7 @@ rules themselves are in `rules.py`. Everything quoted from a package passes `sho
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from hls_pipeline.hls.rules import RULES, Rule, Severity
 __all__ = ["RULES", "Finding", "Findings", "Report", "Rule", "Severity", "bounded", "refuse", "shown"]
 
 _FOREIGN = 200
+_DATA = re.compile(r"\bdata:\S+", re.IGNORECASE)
 _PER_CODE = 20
 """A hostile playlist can break one rule 200,000 times; a reader is served by the first ones and the number."""
 _PER_REPORT = 100
@@ -175,8 +177,9 @@ def refuse(code: str, path: str, message: str) -> NoReturn:
 
 
 def shown(text: str, limit: int = _FOREIGN) -> str:
-    """A stranger's text in quotes, with everything invisible escaped, then at most `limit` characters of it."""
-    visible = _visible(text[: limit + 1])
+    """A stranger's text in quotes, with everything invisible escaped, then at most `limit` characters of it. What a
+    `data:` URI holds is left out: it may be a key, and messages go far."""
+    visible = _visible(_DATA.sub("data:…", text[: limit + 1]))
     return f"'{visible}'" if len(visible) <= limit else f"'{visible[:limit]}…'"
 
 

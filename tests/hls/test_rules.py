@@ -609,6 +609,21 @@ def test_a_clear_key_inside_the_playlist_is_a_key_and_no_report_repeats_it(keys:
     assert errors(package) == set()
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        '#EXT-X-KEY:METHOD=AES-128,URI="data:text/plain;base64,AAECAwQFBgcICQoLDA0ODw==',
+        '#EXT-X-KEY:METHOD=AES-128,URI="x",IV="data:text/plain;base64,AAECAwQFBgcICQoLDA0ODw=="',
+        "data:text/plain;base64,AAECAwQFBgcICQoLDA0ODw==",
+    ],
+)
+def test_no_report_repeats_a_key_in_a_line_that_is_broken(line: str) -> None:
+    """The message showed where an attribute list cannot be read, key and all; it goes to S3 and to the database."""
+    _, report = judge(tag(line), Policy())
+    assert report.errors
+    assert "AAECAwQF" not in json.dumps(report.to_json())
+
+
 @pytest.mark.parametrize("name", ["X-AD-URI", "X-AD-URLS", "X-HREF", "X-URI-LIST"])
 def test_an_attribute_that_looks_like_a_uri_is_named_however_it_is_spelled(name: str) -> None:
     package = tag(f'#EXT-X-DATERANGE:ID="a",{name}="https://ads.example/beacon"')
