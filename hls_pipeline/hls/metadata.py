@@ -17,7 +17,6 @@ from hls_pipeline.hls.policy import Limits
 RESERVED = frozenset({
     "revision", "status", "s3_manifest", "play", "estimated_completion", "completed_at", "replicas", "video_assets",
 })  # fmt: skip
-VIDEO_ID = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 _LARGEST = (1 << 53) - 1
 """Beyond this, JSON numbers differ between programs (RFC 7493 section 2.2), and so would our hashes."""
 

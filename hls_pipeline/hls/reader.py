@@ -199,12 +199,7 @@ class PlaylistReader:
         """Attribute values with variables substituted in quoted strings (bis 4.3)."""
         if "{$" not in token.value:
             return {name: attribute.value for name, attribute in token.attributes.items()}
-        return {
-            name: (self.substitute(token, attribute.value) or "")
-            if attribute.quoted and "{$" in attribute.value
-            else attribute.value
-            for name, attribute in token.attributes.items()
-        }
+        return {name: self.value(token, name) for name in token.attributes}
 
     def substitute(self, token: Token, value: str) -> str | None:
         """`value` with its variables replaced, once; None where one has no value, which `look_at_variables` told."""
