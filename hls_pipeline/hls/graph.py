@@ -177,12 +177,15 @@ def _only_root(library: Library, candidates: list[str], findings: Findings) -> s
     roots = [path for path in candidates if path not in children]
     if not roots:  # circles only: any of them shows the circle
         return next((p for p in candidates if _is_multivariant(library, p)), candidates[0])
+    if len(roots) == 1:
+        return roots[0]
     meant = [path for path in roots if library.means_playlist(path)]
-    reported = {report for path in (*candidates, *children) for report in _reports(library, path)}
-    alone = [path for path in meant if path not in reported]
+    # Named as media, which is wrong, or as siblings by rendition reports (bis 4.4.5.4): no children, no second root.
+    named = {target for path in (*candidates, *children) for target in _targets(library, path) if target != path}
+    alone = [path for path in meant if path not in named]
     doubtful = [path for path in roots if _is_doubtful(library, path)]
     # What is broken may be what should name the others, so it is judged first.
-    for choice in (roots, meant, alone, doubtful):
+    for choice in (meant, alone, doubtful):
         if len(choice) == 1:
             return choice[0]
     if doubtful:
@@ -193,14 +196,6 @@ def _only_root(library: Library, candidates: list[str], findings: Findings) -> s
     findings.add("PKG_ROOT_AMBIGUOUS", "", None, f"{len(roots)} playlists are named by no other: {names}")
     findings.extend(library.side_findings())  # a broken asset list may be what should name them
     return None
-
-
-def _reports(library: Library, path: str) -> Iterator[str]:
-    """The playlists that a playlist knows as its siblings (bis 4.4.5.4): those of one circle name each other, so that
-    this alone makes none of them a child; but beside a playlist that nobody names they are no second root."""
-    playlist = library.playlist(path).playlist
-    references = playlist.references if playlist else ()
-    return (r.target for r in references if r.kind == "rendition_report" and r.target and r.target != path)
 
 
 def _reached(library: Library, candidates: list[str]) -> set[str]:

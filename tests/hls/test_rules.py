@@ -191,6 +191,8 @@ ERRORS: list[tuple[str, dict[str, str | bytes]]] = [
     ("URI_VARIABLE_UNDEFINED", tag('#EXT-X-MAP:URI="{$x}.mp4"', '#EXT-X-DEFINE:NAME="x",VALUE="seg"')),
     ("URI_KIND_MISMATCH", {**TWO, "media.m3u8": media("master.m3u8")}),
     ("URI_KIND_MISMATCH", {"index.m3u8": master("seg.ts"), **ONE}),
+    ("URI_KIND_MISMATCH", {"index.m3u8": media("b.m3u8"), "b.m3u8": media(), **ONE}),
+    ("URI_KIND_MISMATCH", {"index.m3u8": media('#EXT-X-MAP:URI="b.m3u8"', "seg.ts"), "b.m3u8": media(), **ONE}),
     ("URI_KIND_MISMATCH", segment("seg.ts", media().encode())),
     ("URI_KIND_MISMATCH", {"index.m3u8": media(KEY_TAG, "k.key"), "k.key": KEY}),
     ("URI_KIND_MISMATCH", {**top('#EXT-X-SESSION-DATA:DATA-ID="x",URI="metadata.json"'), "metadata.json": "{}"}),
