@@ -26,13 +26,11 @@ class TempObjects(Database):
 
     def objects_put(self, lease: Lease, objects: Iterable[TempObject]) -> None:
         """ETag and version id of objects that are now there."""
+        own = sa.update(tables.temp_storage).where(tables.temp_storage.c.cid == sa.bindparam("put"))
+        known = [{"put": item.cid, "etag": item.etag, "version_id": item.version_id} for item in objects]
         with self._write(lease) as db:
-            for item in objects:
-                db.execute(
-                    sa.update(tables.temp_storage)
-                    .filter_by(cid=item.cid)
-                    .values(etag=item.etag, version_id=item.version_id)
-                )
+            if known:
+                db.execute(own, known)
 
     def due(self, now: datetime, limit: int = 50) -> tuple[Upload, ...]:
         """Uploads with S3 objects that are due for removal, held by nobody. One whose path was cut off after `finalize`
