@@ -70,7 +70,9 @@ class Frame:
 
 
 def _fault(scope: Scope) -> str | None:
-    """Why nobody can be sure what the request asks."""
+    """Why nobody can be sure what the request asks, or can ask the database for it: PostgreSQL's texts have no NUL."""
+    if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+        return "there is a NUL in the address"
     names = [name for name, _ in scope["headers"]]
     if b"host" not in names and scope["http_version"] == "1.1":
         return "the request names no host (RFC 9112, section 3.2)"

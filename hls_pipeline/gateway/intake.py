@@ -83,7 +83,7 @@ _FORM: dict[str, Any] = {
     description="Either `package` (an archive) or `files`, each with its relative path as file name. The answer is the "
     "temporary document; 200 with the current document when the package changes nothing.",
     response_model=shapes.Accepted,
-    responses=arrivals.ACCEPTED | refusals(400, 408, 409, 413, 415, 422),
+    responses=arrivals.ACCEPTED | refusals(408, 409, 413, 415, 422),
     openapi_extra=_FORM,
 )
 async def post_video(

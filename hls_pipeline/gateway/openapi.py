@@ -95,8 +95,7 @@ def _complete(route: APIRoute, operation: dict[str, Any], public_read: bool) -> 
     responses = operation["responses"]
     if "HTTPValidationError" in str(responses.get("422")):
         del responses["422"]  # what FastAPI would answer this to, we answer 400 to; routes declare it
-    statuses = [*((401, 429) if reads or writes else ()), *((403,) if writes else ()), *_BEHIND]
-    statuses += [400] if route.dependant.query_params else []
+    statuses = [400, *((401, 429) if reads or writes else ()), *((403,) if writes else ()), *_BEHIND]
     for status in statuses:
         responses.setdefault(str(status), {"description": _REFUSALS[status]})
     for status, response in responses.items():

@@ -50,7 +50,7 @@ _OPEN_PER_KEY = 100
     description="Put each file to its `urls`: one, or one for each part of `part_size` bytes. The `Content-Length` is "
     "signed. Then complete.",
     response_model=shapes.PresignedUpload,
-    responses=refusals(404, 400, 408, 409, 413, 422, _404="a repeat of what has expired or was given up",
+    responses=refusals(404, 408, 409, 413, 422, _404="a repeat of what has expired or was given up",
                        _409="two different video ids are given, or the first request is under way"),
     openapi_extra=json_body(shapes.UploadRequest),
 )  # fmt: skip

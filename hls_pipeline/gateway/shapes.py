@@ -339,7 +339,7 @@ class UploadWebhook(BaseModel):
     )
 
     url: str = Field(max_length=2000)
-    secret: str = Field(min_length=16, max_length=64, description="signs the deliveries")
+    secret: str = Field(min_length=16, max_length=64, pattern=r"^[^\x00]*$", description="signs the deliveries")
     events: list[Event] = Field(default_factory=lambda: list(get_args(Event)), min_length=1)
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import Path, Query, Request
 from fastapi.responses import JSONResponse, Response
+from pydantic import BeforeValidator
 
 from hls_pipeline import clock, keys
 from hls_pipeline.errors import NotFound
@@ -27,6 +28,14 @@ router = Router(prefix="/v1/videos", tags=["videos"])
 
 VideoId = Annotated[str, Path(description="the video's id", examples=["video_123"])]
 
+
+def _dated(text: str | None) -> str | None:
+    """A number alone would be taken for seconds since 1970."""
+    if text is not None and text.removeprefix("-").replace(".", "").isdigit():
+        raise ValueError("write a date and a time, as RFC 3339 does")
+    return text
+
+
 _NOT_CACHED = {"Cache-Control": "no-cache"}
 _ETAG = {"ETag": {"description": "for `If-None-Match`", "schema": {"type": "string"}}}
 _CONDITIONAL: Responses = {
@@ -35,9 +44,7 @@ _CONDITIONAL: Responses = {
 }
 
 
-@router.get(
-    "", summary="All videos, by id or the newest first", response_model=shapes.VideoList, responses=refusals(400)
-)
+@router.get("", summary="All videos, by id or the newest first", response_model=shapes.VideoList)
 def list_videos(
     services: ServicesDep,
     _: Reader,
@@ -62,14 +69,16 @@ def list_videos(
     description="While the video is on its way this is the temporary document, afterwards the final one. A video that "
     "never had a document has one made of its status alone. `status` says `failed` or `withdrawn` where that is so.",
     response_model=shapes.Document,
-    responses=_CONDITIONAL | {200: {"headers": _ETAG, **example(shapes.FINAL)}} | refusals(400, 404),
+    responses=_CONDITIONAL | {200: {"headers": _ETAG, **example(shapes.FINAL)}} | refusals(404),
 )
 def video(
     video_id: VideoId,
     request: Request,
     services: ServicesDep,
     _: Reader,
-    as_of: Annotated[datetime | None, Query(description="RFC 3339; the document readers got at that time")] = None,
+    as_of: Annotated[
+        datetime | None, BeforeValidator(_dated), Query(description="RFC 3339; the document readers got at that time")
+    ] = None,
 ) -> Response:
     check_id(video_id)
     if as_of is not None:
@@ -94,7 +103,7 @@ def versions(video_id: VideoId, services: ServicesDep, _: Reader) -> dict[str, A
     "/{video_id}/versions/{n}",
     summary="One version",
     response_model=shapes.VersionItem,
-    responses=refusals(400, 404),
+    responses=refusals(404),
 )
 def version(
     video_id: VideoId, n: Annotated[int, Path(ge=1, le=2**31 - 1)], services: ServicesDep, _: Reader

@@ -33,7 +33,7 @@ _PER_KEY = 50
     summary="Be told of changes",
     description="The answer holds the `secret` that signs deliveries; it is shown this one time.",
     response_model=shapes.WebhookMade,
-    responses=refusals(400, 408, 409, 413, _409="the key has too many webhooks"),
+    responses=refusals(408, 409, 413, _409="the key has too many webhooks"),
     openapi_extra=json_body(shapes.WebhookRequest),
 )
 async def make(request: Request, services: ServicesDep, caller: Writer) -> Response:

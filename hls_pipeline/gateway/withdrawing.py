@@ -23,7 +23,7 @@ router = APIRouter(prefix="/v1/videos", tags=["videos"])
     description="Nobody is served it any more; its versions and receipts stay. The answer is the document readers get "
     "now and `left`, how many things the clean-up still has to do. Said again, it goes on with them.",
     response_model=shapes.Withdrawn,
-    responses=refusals(400, 404, 409, _409="none of its packages was ever accepted"),
+    responses=refusals(404, 409, _409="none of its packages was ever accepted"),
 )
 def withdraw(
     video_id: VideoId,

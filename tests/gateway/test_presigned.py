@@ -174,7 +174,7 @@ def test_nonsense_is_refused(stern: Gateway, body: bytes, status: int) -> None:
 def test_a_forged_upload_id_leads_nowhere(gateway: Gateway) -> None:
     """Neither a guess, nor the id of an arrival, nor a way out of the path."""
     arrival = gateway.world.drop("film", FILES).upload_id
-    for forged in (arrival, "0" * 32, "..%2f..%2ffilm", "%00", "_" * 3000):
+    for forged in (arrival, "0" * 32, "..%2f..%2ffilm", "_" * 3000):
         for method, path in (("GET", ""), ("POST", "/complete"), ("DELETE", "")):
             answer = gateway.ask(method, f"/v1/uploads/{forged}{path}", headers=gateway.bearer)
             assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), forged

@@ -68,7 +68,9 @@ def test_a_refusal_is_a_problem_document_with_a_stable_code(gateway: Gateway) ->
     [
         ("/nothing", 404, "not_found"),
         ("/v1/videos/..%2f..%2fetc", 404, "not_found"),
-        ("/v1/videos/%00", 404, "not_found"),
+        ("/v1/videos/%00", 400, "bad_request"),
+        ("/?after=%00", 400, "bad_request"),
+        ("/v1/videos/x?as_of=2026", 400, "bad_request"),
         ("/v1/videos?limit=0", 400, "bad_request"),
         ("/v1/videos?after=%3Cscript%3E", 400, "bad_request"),
         ("/v1/videos/x?as_of=yesterday", 400, "bad_request"),

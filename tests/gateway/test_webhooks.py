@@ -315,6 +315,7 @@ def test_a_webhook_named_with_an_upload_is_told_of_that_one_alone(
     [
         '{"url": "http://169.254.169.254/", "secret": "sixteen letters and more"}',
         '{"url": "https://example.com/", "secret": "short"}',
+        '{"url": "https://example.com/", "secret": "PostgreSQL takes no \\u0000"}',
         "https://example.com/",
     ],
 )
