@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from hls_pipeline.documents import FinalDocument, TemporaryDocument, WithdrawnDocument
 from hls_pipeline.uploads import State
@@ -339,8 +339,15 @@ class UploadWebhook(BaseModel):
     )
 
     url: str = Field(max_length=2000)
-    secret: str = Field(min_length=16, max_length=64, pattern=r"^[^\x00]*$", description="signs the deliveries")
+    secret: str = Field(min_length=16, max_length=64, description="signs the deliveries")
     events: list[Event] = Field(default_factory=lambda: list(get_args(Event)), min_length=1)
+
+    @field_validator("secret")
+    @classmethod
+    def _can_be_stored(cls, secret: str) -> str:
+        if "\0" in secret:
+            raise ValueError("it has a NUL")
+        return secret
 
 
 class UploadRequest(BaseModel):
