@@ -359,6 +359,8 @@ class _Arriving:
             await self._running.pop()
         if self._spooled:
             await anyio.to_thread.run_sync(self._unpack, limiter=self._services.staging)
+            if not self._sizes:
+                refuse("PKG_NO_PLAYLIST", "", "there is no file in the archive")
         if not self._sizes:
             raise Refused(400, "bad_form", "the form has neither a package nor files")
         metadata = self._fields.get("metadata")

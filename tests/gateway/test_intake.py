@@ -345,6 +345,7 @@ def link_in_tar() -> bytes:
         ([("package", ("p.zip", link_in_zip()))], "PKG_LINK"),
         ([("package", ("p.tar", link_in_tar()))], "PKG_LINK"),
         ([("package", ("p.zip", zipped({"seg.ts": bytes(200_000_000)})))], "PKG_RATIO"),
+        ([("package", ("p.zip", zipped({})))], "PKG_NO_PLAYLIST"),
         ([("package", ("p.zip", b"PK\x03\x04" + bytes(300)))], "PKG_BAD_ARCHIVE"),
         ([("package", ("p.zip", b"just text"))], "PKG_BAD_ARCHIVE"),
         ([("package", ("p.zip", b""))], "PKG_BAD_ARCHIVE"),
