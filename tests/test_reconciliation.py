@@ -23,6 +23,7 @@ from hls_pipeline.upkeep.drift import Report
 from hls_pipeline.uploads import State, Upload
 from tests import services
 from tests.services import MEDIA, World, free_ports, package
+from tests.test_private_keys import encrypted_package, with_key_service
 
 
 @pytest.fixture
@@ -180,6 +181,28 @@ def test_leftovers_of_a_withdrawn_video_are_handed_to_the_clean_up(world: World,
     world.step("clear_temp_storage", upload, "hand:clear")
     assert kinds(look(world)) == {}
     assert world.media() == set()
+
+
+def test_keys_that_no_revision_has_and_revisions_without_their_keys_are_named(world: World) -> None:
+    """Nobody looked into that bucket."""
+    guarded = with_key_service(world, "reconciled-keys")
+    upload = guarded.publish_package("guarded", encrypted_package())
+    assert upload.private_keys
+    assert not kinds(look(guarded)).keys() & {"orphan_keys", "missing_keys"}
+    for key in ("guarded/r7/secret/one.key", "unknown/r1/one.key", "notes.txt"):
+        guarded.objects.put("reconciled-keys", key, b"0123456789abcdef", "application/octet-stream")
+    guarded.objects.delete_versions("reconciled-keys", "guarded/r1/")
+    for options in ({}, {"apply": True, "remove_unknown": True}):
+        found = look(aged(guarded) if options else guarded, **options)
+        orphans = [each for each in found.findings if each["kind"] == "orphan_keys"]
+        assert [each["subject"] for each in orphans] == [
+            "s3://reconciled-keys/guarded/r7/",
+            "s3://reconciled-keys/unknown/r1/",
+        ]
+        assert only(found, "missing_keys")["subject"] == "s3://reconciled-keys/guarded/r1/"
+        assert only(found, "missing_keys")["detail"] == "secret/one.key"
+        assert found.foreign_objects == 1
+    assert len(list(guarded.objects.listing("reconciled-keys"))) == 3
 
 
 def test_uploads_in_parts_that_nobody_completed_are_given_up_when_old(world: World) -> None:

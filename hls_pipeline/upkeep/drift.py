@@ -20,6 +20,8 @@ KINDS = {
     "changed_objects": "objects in S3 are not those on record: somebody replaced them",
     "missing_objects": "objects on record are not in S3",
     "missing_document": "the current document is not beside the media in S3",
+    "orphan_keys": "the bucket of keys has keys that no revision has",
+    "missing_keys": "keys of a revision are not in the bucket of keys: nobody can decrypt it",
     "dangling_parts": "uploads in parts that nobody completed",
     "stuck_upload": "nobody works on an upload that should go on",
     "failed_upload": "its tries are used up",
@@ -56,7 +58,7 @@ class Report:
     objects: int = 0
     """Objects in the media bucket that were looked at."""
     foreign_objects: int = 0
-    """Keys among them that are none of ours; they are left alone."""
+    """Keys, there and in the bucket of private keys, that are none of ours; they are left alone."""
     foreign_pins: int = 0
     kinds: dict[str, dict[str, int]] = field(default_factory=dict)
     """Kind → findings, things found, their bytes, and findings about which something was done."""

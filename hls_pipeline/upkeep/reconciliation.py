@@ -30,12 +30,13 @@ from hls_pipeline.settings import Settings
 from hls_pipeline.upkeep import anchors, drift
 from hls_pipeline.upkeep.catalogue import READY, Ledger
 from hls_pipeline.upkeep.drift import Finding, Mark, Report
-from hls_pipeline.uploads import IN_WORK, ON_RECORD, DropObject, State, Upload
+from hls_pipeline.uploads import IN_WORK, ON_RECORD, PRIVATE_KEYS, DropObject, State, Upload
 
 _PAGE = 1000
 _SETTLING = timedelta(minutes=5)
 """What was written later than this before the look began is not judged: it may just be on its way."""
 _KEY = re.compile(rf"({keys.VIDEO_ID.pattern})/(?:r([0-9]+)/(media|original|s3|unreferenced)/.|{keys.METADATA}$)")
+_PRIVATE_KEY = re.compile(rf"({keys.VIDEO_ID.pattern})/r([0-9]+)/.")
 _PIN = re.compile(rf"({keys.VIDEO_ID.pattern}) (?:r([0-9]+)|record)")
 
 _T = TypeVar("_T")
@@ -83,6 +84,9 @@ def _phases(look: _Look, partitions: Partitions | None) -> Iterator[tuple[str, C
     yield "objects", look.objects_of_s3
     yield "rows", look.rows
     yield "documents", look.documents
+    if look.settings.s3_keys:
+        yield "private keys", look.private_keys
+        yield "uploads with keys", look.uploads_with_keys
     yield "parts", _at_once(look.parts)
     yield "uploads", look.uploads
     yield "pins", _at_once(look.pins)
@@ -335,6 +339,50 @@ class _Look:
         assert upload is not None
         with work.holding(upload, f"hand:{uuid.uuid4()}", self.store, self.settings, last=True) as lease:
             steps.mirror_document(lease, self.objects, self.store, self.settings)
+
+    # the bucket of keys: reported and nothing else, each may be the only one that opens a video
+
+    def private_keys(self, after: str) -> Iterator[str]:
+        for page in _pages(self.objects.listing(self.settings.s3_keys or "", after=after), _PAGE):
+            parsed = [(item, match) for item in page if (match := _PRIVATE_KEY.match(item.key))]
+            self.mark.report.foreign_objects += len(page) - len(parsed)
+            revisions = self._revisions({match[1] for _, match in parsed})
+            orphans: dict[str, list[DropObject]] = defaultdict(list)
+            counts: dict[str, int] = defaultdict(int)
+            for item, match in parsed:
+                folder, row = keys.revision(match[1], int(match[2])), revisions.get(match[1], {}).get(int(match[2]))
+                counts[f"keys {folder}"] += 1
+                if not self._has_keys(row) and item.modified < self.settled:
+                    orphans[folder].append(item)
+            self.seen.add(counts)
+            for folder, items in orphans.items():
+                subject = keys.s3_uri(self.settings.s3_keys or "", folder)
+                detail = "no revision that can be watched has them; if the database was restored, it may be newer"
+                size = sum(item.size for item in items)
+                self._found("orphan_keys", subject, detail, count=len(items), bytes=size)
+            yield page[-1].key
+
+    def _has_keys(self, revision: sa.Row[Any] | None) -> bool:
+        """Those of a revision that was given up go with the rest of it."""
+        if revision is None:
+            return False
+        if revision.state in (State.WITHDRAWN, State.SUPERSEDED):
+            return bool(self.store.temp_objects(revision.upload_id))
+        return True
+
+    def uploads_with_keys(self, after: str) -> Iterator[str]:
+        upload, bucket = tables.upload, self.settings.s3_keys or ""
+        query = sa.select(upload.c.upload_id, upload.c.facts).where(upload.c.state.in_(ON_RECORD))
+        while page := self._page(query.where(upload.c.upload_id > after).order_by(upload.c.upload_id).limit(_PAGE)):
+            for one in (self.store.upload(row.upload_id) for row in page if (row.facts or {}).get(PRIVATE_KEYS)):
+                folder = keys.revision(one.video_id, one.revision or 0)
+                if self.seen.count(f"keys {folder}") < len(one.private_keys):
+                    there = {item.key for item in self.objects.listing(bucket, folder)}
+                    gone = [path for path in one.private_keys if folder + path not in there]
+                    if gone:
+                        detail = f"{gone[0]} and others" if len(gone) > 1 else gone[0]
+                        self._found("missing_keys", keys.s3_uri(bucket, folder), detail, count=len(gone))
+            yield (after := page[-1].upload_id)
 
     # uploads in parts, and in work
 
