@@ -2,15 +2,18 @@
 
 The daemon, of which there is one, tells what is so: it reads the database when it is asked, the nodes once a minute. A
 worker tells what it did: its steps run in child processes, which report each one by a datagram to the port on which
-their parent answers. `docs/reference/metrics.md` and the Grafana dashboard are tested against what they answer.
+their parent answers, or another worker of this machine. `docs/reference/metrics.md` and the Grafana dashboard are
+tested against what they answer.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import socket
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +38,7 @@ log = logging.getLogger(__name__)
 
 _LOOPBACK = "127.0.0.1"
 _NODE_SECONDS = 60.0
+_PORT_SECONDS = 10.0
 _STAGE_SECONDS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 300, 1800, 7200)
 _DATAGRAM = 512  # bytes
 _LONGEST_NAME = 64
@@ -237,10 +241,43 @@ def _asked(node: Kubo) -> _Node:
 
 
 def serve_worker(settings: Settings) -> None:
-    """Answers on HLS_WORKER_METRICS_PORT, and listens there for the steps of this process and its children; without
-    the setting, nothing happens."""
+    """Answers on HLS_WORKER_METRICS_PORT, and listens there for the steps of all processes on this machine. Of several
+    workers on one machine the first answers for all, and another takes its place when it has gone. Without the setting,
+    nothing happens."""
     if settings.worker_metrics_port is None:
         return
+    if listener := _listener(settings.worker_metrics_port):
+        with _taking("HLS_WORKER_METRICS_PORT"):
+            _count_steps(listener, settings)
+    else:
+        threading.Thread(target=_wait_for_the_port, args=(settings,), name="step-metrics", daemon=True).start()
+
+
+def _listener(port: int) -> socket.socket | None:
+    """None where another process listens there already."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        listener.bind((_LOOPBACK, port))
+    except OSError as error:
+        listener.close()
+        if error.errno != errno.EADDRINUSE:
+            raise UsageError(f"HLS_WORKER_METRICS_PORT: {error.strerror}") from error
+        return None
+    return listener
+
+
+def _wait_for_the_port(settings: Settings) -> None:
+    assert settings.worker_metrics_port
+    while (listener := _listener(settings.worker_metrics_port)) is None:
+        time.sleep(_PORT_SECONDS)
+    try:
+        _count_steps(listener, settings)
+    except OSError as error:
+        log.warning("HLS_WORKER_METRICS_PORT: %s", error)
+
+
+def _count_steps(listener: socket.socket, settings: Settings) -> None:
+    assert settings.worker_metrics_port
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     steps = Histogram(
@@ -250,10 +287,7 @@ def serve_worker(settings: Settings) -> None:
         buckets=_STAGE_SECONDS,
         registry=registry,
     )
-    with _taking("HLS_WORKER_METRICS_PORT"):
-        listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        listener.bind((_LOOPBACK, settings.worker_metrics_port))
-        start_http_server(settings.worker_metrics_port, settings.metrics_host, registry)
+    start_http_server(settings.worker_metrics_port, settings.metrics_host, registry)
     threading.Thread(target=_listen, args=(listener, steps), name="step-metrics", daemon=True).start()
 
 
@@ -262,7 +296,7 @@ def _taking(setting: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UsageError(f"{setting}: {error.strerror}; several workers on one machine need a port each") from error
+        raise UsageError(f"{setting}: {error.strerror}; choose another port") from error
 
 
 def _listen(listener: socket.socket, steps: Histogram) -> None:

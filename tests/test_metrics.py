@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import sys
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +34,9 @@ WRITE = "WRITE_METRICS_PAGE"
 
 HEAD = """# Metrics
 
-The daemon answers at `HLS_DAEMON_METRICS_PORT`, each worker (and, where there are none, the code server) at
-`HLS_WORKER_METRICS_PORT`, the gateway at `/metrics` of its own port, to those who may read. The first two need no key:
-keep `HLS_METRICS_HOST` on a private network. A dashboard for Grafana is in
+The daemon answers at `HLS_DAEMON_METRICS_PORT`, the workers at `HLS_WORKER_METRICS_PORT` (of those on one machine, the
+code server among them, one answers for all), the gateway at `/metrics` of its own port, to those who may read. The two
+others need no key: keep `HLS_METRICS_HOST` on a private network. A dashboard for Grafana is in
 [deploy/grafana](../../deploy/grafana/hls-pipeline.json). The usual `process_…` metrics are there as well.
 """
 TITLES = {
@@ -139,12 +141,42 @@ def test_without_a_port_nothing_listens_and_what_is_no_report_is_ignored(world: 
     settings = world.settings.model_copy(update={"worker_metrics_port": port})
     metrics.note_step(settings, "stage", "done", 1)  # to nobody
     metrics.serve_worker(settings)
-    with pytest.raises(UsageError, match="HLS_WORKER_METRICS_PORT: Address already in use"):
-        metrics.serve_worker(settings)
     for step, outcome in (("x" * 9999, "y"), ("stage", "done")):
         metrics.note_step(settings, step, outcome, 1)
     wait_until(lambda: scraped(port)["hls_step_seconds"].samples, "the report")
     assert {each.labels["step"] for each in scraped(port)["hls_step_seconds"].samples} == {"stage"}
+
+
+def test_of_several_workers_on_a_machine_one_answers_for_all_and_another_takes_its_place(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have one environment, and so has the code server: all but the first ended with an error."""
+    monkeypatch.setattr(metrics, "_PORT_SECONDS", 0.1)
+    (port,) = free_ports(1)
+    settings = world.settings.model_copy(update={"worker_metrics_port": port})
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as another:
+        another.bind(("127.0.0.1", port))
+        metrics.serve_worker(settings)
+        metrics.note_step(settings, "publish", "done", 1)
+        assert json.loads(another.recv(512)) == ["publish", "done", 1]
+
+    def counted() -> bool:
+        metrics.note_step(settings, "stage", "done", 1)
+        with suppress(OSError):
+            return bool(scraped(port)["hls_step_seconds"].samples)
+        return False
+
+    wait_until(counted, "another to answer")
+
+
+def test_a_port_that_something_else_has_is_named(world: World) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as something:
+        port = something.getsockname()[1]
+        settings = world.settings.model_copy(update={"worker_metrics_port": port, "daemon_metrics_port": port})
+        with pytest.raises(UsageError, match="HLS_WORKER_METRICS_PORT: Address already in use"):
+            metrics.serve_worker(settings)
+        with pytest.raises(UsageError, match="HLS_DAEMON_METRICS_PORT: Address already in use"):
+            metrics.serve_daemon(world.store, (), settings)
 
 
 def test_each_database_is_asked_in_its_own_tongue(store: MetadataStore) -> None:

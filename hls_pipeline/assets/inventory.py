@@ -25,7 +25,11 @@ def inventory(s3: ObjectStoreResource, metadata: MetadataResource) -> dg.Materia
         key, written = files.export(store, s3.object_store(), config, now)
         report = figures.make(store, config, now - timedelta(days=_DAYS), now)
     plots = {f"plot: {chart.title.lower()}": _image(charts.png(chart, report), chart.title) for chart in charts.CHARTS}
-    totals = {name.replace("_", " "): value for name, value in report.totals.items() if value is not None}
+    totals = {
+        name.replace("_", " "): round(value, 3) if isinstance(value, float) else value
+        for name, value in report.totals.items()
+        if value is not None
+    }
     return dg.MaterializeResult(
         data_version=dg.DataVersion(clock.text(now)),
         metadata={
