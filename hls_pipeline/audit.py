@@ -67,6 +67,8 @@ class Verdict:
 
 Heads = Mapping[str, tuple[int, str]]
 """The last version of each video and its hash, as they were once."""
+ReceiptHeads = Mapping[str, list[str]]
+"""Of each video the hash of the last receipt of each upload, in the order of the uploads, as they were once."""
 
 
 def verify(links: Iterable[Link], anchor: Heads | None = None) -> Verdict:
@@ -148,6 +150,34 @@ def changed_receipt(store: MetadataStore) -> Break | None:
                     return Break(row.video_id, row.versions, f"{what}, or one before it is missing")
                 previous = row.hash
     return None
+
+
+def receipt_heads(store: MetadataStore) -> ReceiptHeads:
+    """As they are now; uploads whose last receipt is from before there were hashes are not in it."""
+    receipt, upload = tables.receipt, tables.upload
+    last = sa.select(sa.func.max(receipt.c.id)).group_by(receipt.c.upload_id)
+    query = (
+        sa.select(upload.c.video_id, receipt.c.hash)
+        .join(upload, receipt.c.upload_id == upload.c.upload_id)
+        .where(receipt.c.id.in_(last), receipt.c.hash.is_not(None))
+        .order_by(receipt.c.upload_id)
+    )
+    found: dict[str, list[str]] = {}
+    with store.reading() as db:
+        for video_id, link in db.execute(query, execution_options={"yield_per": _AT_ONCE}):
+            found.setdefault(video_id, []).append(link)
+    return found
+
+
+def missing_receipt(store: MetadataStore, known: ReceiptHeads) -> str | None:
+    """The first video of which a receipt is gone that was on record once."""
+    receipt, upload = tables.receipt, tables.upload
+    lost = {(video_id, link) for video_id, links in known.items() for link in links}
+    query = sa.select(upload.c.video_id, receipt.c.hash).join(upload, receipt.c.upload_id == upload.c.upload_id)
+    with store.reading() as db:
+        for video_id, link in db.execute(query, execution_options={"yield_per": _AT_ONCE}):
+            lost.discard((video_id, link))
+    return min(lost)[0] if lost else None
 
 
 def _ends_badly(last: Link, shown: int | None, known: int) -> str | None:

@@ -23,7 +23,7 @@ from hls_pipeline.settings import Settings
 from hls_pipeline.upkeep import anchors
 from hls_pipeline.upkeep.anchors import Anchor
 from tests.services import MEDIA, World, cutting_proxy
-from tests.test_metadata_store import after, published
+from tests.test_metadata_store import after, held, published
 
 
 @pytest.fixture
@@ -105,6 +105,36 @@ def test_a_truncated_history_whose_chain_holds_is_found_and_not_anchored(history
     assert verdict.first_break == audit.Break("v", 2, "the anchor knows version 4 of it")
     with pytest.raises(Corruption, match="version 4 is not what it was"):
         anchored(history, at=200)
+
+
+def test_receipts_cut_off_at_their_end_are_missed_and_not_anchored(history: World, command: Any) -> None:
+    """Their chain holds without the last one: on it S3 copies were removed."""
+    upload = history.store.current_upload("v")
+    assert upload
+    lease = held(history.store, upload)
+    for n in range(3):
+        history.store.add_receipts(lease, "proof", [{"answered": str(n)}], after(40 + n))
+    made = anchored(history)
+    assert len(made.receipts["v"]) == 2  # of both uploads
+    assert command("audit", "verify").exit_code == 0
+    history.store.add_receipts(lease, "proof", [{"answered": "later"}], after(50))
+    assert command("audit", "verify").exit_code == 0
+    rewrite(history.store, "DELETE FROM receipt WHERE id >= (SELECT max(id) - 1 FROM receipt)")
+    assert command("audit", "verify", "--no-anchor").exit_code == 0
+    found = command("audit", "verify")
+    assert (found.exit_code, "video v, version 4: a receipt is gone that the anchor knows" in found.stdout) == (1, True)
+    with pytest.raises(Corruption, match="video v: a receipt is gone"):
+        anchored(history, at=200)
+    assert command("audit", "anchor", "--restored").exit_code == 0
+    assert command("audit", "verify").exit_code == 0
+
+
+def test_an_anchor_from_before_receipts_were_in_it_keeps_its_address() -> None:
+    document = anchors.Document(
+        profile="unixfs-v1-2025", time="2026-01-05T12:00:00.000Z", previous=None, heads={"v": (1, "h")}
+    )
+    assert b"receipts" not in document.bytes()
+    assert anchors.Document.model_validate_json(document.bytes()) == document
 
 
 def test_after_a_restore_somebody_accepts_the_loss_and_it_stays_visible(history: World) -> None:

@@ -47,7 +47,7 @@ def verify(
         links = _copied(links, export, None if files else _recorded(data))
     verdict = audit.verify(links, known.heads if known else None)
     if verdict.holds and not files:
-        verdict = replace(verdict, first_break=audit.changed_receipt(opened(data)))
+        verdict = replace(verdict, first_break=audit.changed_receipt(opened(data)) or _missing_receipt(known, data))
     found = verdict.first_break
     if as_json:
         broken = found and {"video_id": found.video_id, "version": found.version, "what": found.what}
@@ -103,7 +103,15 @@ class _Known:
 
     name: str
     heads: audit.Heads
+    receipts: audit.ReceiptHeads
     is_anchor: bool = True
+
+
+def _missing_receipt(known: _Known | None, data: Path | None) -> audit.Break | None:
+    video = audit.missing_receipt(opened(data), known.receipts) if known else None
+    if video is None or known is None:
+        return None
+    return audit.Break(video, known.heads[video][0], "a receipt is gone that the anchor knows")
 
 
 def _newest(data: Path | None) -> _Known | None:
@@ -127,14 +135,14 @@ def _given(anchor: str, data: Path | None) -> _Known:
     from hls_pipeline.upkeep import anchors
 
     if Path(anchor).is_file():
-        return _Known(anchor, audit.heads(_read(Path(anchor))), is_anchor=False)
+        return _Known(anchor, audit.heads(_read(Path(anchor))), {}, is_anchor=False)
     Cid.parse(anchor)
     settings = configured(data)
     return _named(anchors.read(anchor, object_store.connect(settings), replicas.connect(settings), settings))
 
 
 def _named(anchor: anchors.Anchor) -> _Known:
-    return _Known(f"{anchor.document.time} ({anchor.root})", anchor.heads)
+    return _Known(f"{anchor.document.time} ({anchor.root})", anchor.heads, anchor.receipts)
 
 
 def _recorded(data: Path | None) -> str | None:

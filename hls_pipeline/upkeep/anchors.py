@@ -1,8 +1,9 @@
-"""The heads of all version chains, written down where whoever rewrites the database cannot reach them.
+"""The heads of all chains, of versions and of receipts, written down where whoever rewrites the database cannot reach.
 
-An anchor is one canonical JSON document that names the last version of every video and its hash. It goes to IPFS, where
-a quorum of nodes pins it under an address that is its content, and to S3; the database keeps only that address. A new
-one is made only if the history still contains what the one before it says. How a chain is checked is in `audit.py`.
+An anchor is one canonical JSON document that names the last version of every video and its hash, and the hash of each
+upload's last receipt. It goes to IPFS, where a quorum of nodes pins it under an address that is its content, and to S3;
+the database keeps only that address. A new one is made only if the history still contains what the one before it says.
+How a chain is checked is in `audit.py`.
 """
 
 from __future__ import annotations
@@ -41,9 +42,14 @@ class Document(BaseModel):
     """Root of the anchor before it: with one of them, all before it can be found and believed."""
     heads: dict[str, tuple[int, str]]
     """Video → number and hash of its last version."""
+    receipts: dict[str, list[str]] = {}
+    """Video → hashes of the last receipts of its uploads; the first anchors had none."""
 
     def bytes(self) -> bytes:
-        return rfc8785.dumps(self.model_dump(mode="json"))
+        content = self.model_dump(mode="json")
+        if not self.receipts:  # an anchor without them keeps its address
+            del content["receipts"]
+        return rfc8785.dumps(content)
 
     def directory(self) -> replicas.SmallDirectory:
         return replicas.SmallDirectory.of({FILE: self.bytes()}, PROFILES[self.profile])
@@ -61,6 +67,10 @@ class Anchor:
     @property
     def heads(self) -> audit.Heads:
         return self.document.heads
+
+    @property
+    def receipts(self) -> audit.ReceiptHeads:
+        return self.document.receipts
 
 
 # ---- making ------------------------------------------------------------------------------------------------------
@@ -82,13 +92,18 @@ def make(
         document_copies.put(store, nodes, settings, now)
     before = newest(store, objects, nodes, settings)
     heads, lost = _heads(store, before.heads if before else {})
-    if before and lost and not restored:
-        raise _shorter(before, lost, "nothing is anchored")
-    if before and before.heads == heads:
+    receipts = dict(audit.receipt_heads(store))
+    if before and not restored and (what := _lost(store, before, lost)):
+        raise _shorter(before, what, "nothing is anchored")
+    if before and (before.heads, before.receipts) == (heads, receipts):
         _keep(before, store, now)
         return before
     document = Document(
-        profile=settings.ipfs_profile, time=clock.text(now), previous=before.root if before else None, heads=heads
+        profile=settings.ipfs_profile,
+        time=clock.text(now),
+        previous=before.root if before else None,
+        heads=heads,
+        receipts=receipts,
     )
     small = document.directory()
     made = Anchor(str(small.directory.root.cid), document)
@@ -107,14 +122,22 @@ def goes_on(store: MetadataStore, objects: ObjectStore, nodes: Sequence[Kubo], s
     """Raises Corruption when the history lost something that the newest anchor knows."""
     known = newest(store, objects, nodes, settings)
     _, lost = _heads(store, known.heads if known else {})
-    if known and lost:
-        raise _shorter(known, lost, "nothing is removed")
+    if known and (what := _lost(store, known, lost)):
+        raise _shorter(known, what, "nothing is removed")
 
 
-def _shorter(known: Anchor, lost: audit.Heads, consequence: str) -> Corruption:
-    video_id, (n, _) = min(lost.items())
+def _lost(store: MetadataStore, known: Anchor, heads: audit.Heads) -> str | None:
+    """The first thing that is not on record any more, in words."""
+    if heads:
+        video_id, (n, _) = min(heads.items())
+        return f"video {video_id}: version {n} is not what it was"
+    video = audit.missing_receipt(store, known.receipts)
+    return f"video {video}: a receipt is gone that was there" if video else None
+
+
+def _shorter(known: Anchor, what: str, consequence: str) -> Corruption:
     return Corruption(
-        f"video {video_id}: version {n} is not what it was at {known.document.time}, when {known.root} was anchored; "
+        f"{what} at {known.document.time}, when {known.root} was anchored; "
         f"{consequence}. `hls-pipeline audit verify` says more. If the database was restored from a backup: "
         "docs/how-to/restore-from-disaster.md"
     )
