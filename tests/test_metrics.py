@@ -152,7 +152,7 @@ def test_of_several_workers_on_a_machine_one_answers_for_all_and_another_takes_i
 ) -> None:
     """They have one environment, and so has the code server: all but the first ended with an error."""
     monkeypatch.setattr(metrics, "_PORT_SECONDS", 0.1)
-    (port,) = free_ports(1)
+    (port,) = unheld_ports(1)
     settings = world.settings.model_copy(update={"worker_metrics_port": port})
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as another:
         another.bind(("127.0.0.1", port))
