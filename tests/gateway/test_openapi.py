@@ -1,7 +1,8 @@
 """`/openapi.json` against the running gateway: what it says is answered is what is answered, whoever asks whatever.
 
-schemathesis makes requests from the description, those that fit it and those that do not, always the same ones. Some
-name things that are there, so that good answers are looked at too.
+schemathesis makes requests from the description, those that fit it and those that do not. Which ones differs a little
+from process to process: Hypothesis draws from the constants of all modules that are loaded. So that good answers are
+looked at too, some name things that are there, and the examples of the description are among them.
 """
 
 from __future__ import annotations
@@ -83,6 +84,8 @@ def test_every_answer_is_as_described(busy: Gateway) -> None:
     statuses: dict[str, set[int]] = {}
     for operation in sorted(found, key=lambda one: one.method == "delete"):  # what is deleted, is deleted last
         seen = statuses[operation.label] = asking(busy, operation.as_strategy())
+        for example in operation.get_strategies_from_examples():
+            seen |= asking(busy, example)
         with contextlib.suppress(Unsatisfiable):  # nothing can be wrong where nothing is said
             seen |= asking(busy, operation.as_strategy(GenerationMode.NEGATIVE))
         for video_id in VIDEOS:
