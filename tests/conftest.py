@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
@@ -21,6 +22,12 @@ from tests import services
 from tests.local import ipfs_node_fixture
 from tests.local.ipfs_node_fixture import EmbeddedNode
 from tests.services import CopiesOf, Postgres, World
+
+# By default an example that takes 200 ms fails, and drawing that takes seconds: on a busy machine any of them does.
+hypothesis.settings.register_profile(
+    "any-machine", hypothesis.settings(), deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any-machine")
 
 MET = pytest.StashKey[set[str]]()
 """Which IPFS nodes were there to be tested, and their versions: the log says so, whichever process met them."""
