@@ -13,6 +13,8 @@ import pwd
 import shutil
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ INSTALL = "on Debian and Ubuntu, as root: apt-get install postgresql"
 
 _CONNECTIONS = 200
 """Dagster's web app, the gateway and each worker keep a pool of their own."""
+_CHILDREN_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,9 @@ def serve(folder: Path, port: int, password: str) -> None:
         _become(_account(), handle)
     os.chdir("/")  # PostgreSQL insists on coming back to where it started
     cluster = Path(f"/proc/self/fd/{handle}/cluster")
-    if not cluster.exists():
+    if cluster.exists():
+        _settle(cluster)
+    else:
         _make(cluster, programs, handle, password)
     arguments = ("-D", str(cluster), "-p", str(port), "-k", "", "-c", "listen_addresses=127.0.0.1")
     os.execv(programs / "postgres", ("postgres", *arguments, "-c", f"max_connections={_CONNECTIONS}"))  # noqa: S606
@@ -115,6 +120,39 @@ def _make(cluster: Path, programs: Path, handle: int, password: str) -> None:
     if done.returncode:
         raise Outage("initdb failed; what it said above tells why")
     waiting.rename(cluster)
+
+
+def _settle(cluster: Path) -> None:
+    """After a server that was killed. PostgreSQL does not start while one of its children lives, which ends soon by
+    itself, nor while the system knows its number: until somebody collects the dead process, in a container for ever."""
+    deadline = time.monotonic() + _CHILDREN_SECONDS
+    while _is_in_use(cluster) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    lock = cluster / "postmaster.pid"
+    with suppress(FileNotFoundError):
+        number, _, rest = lock.read_text().partition("\n")
+        if _is_dead(number):
+            fresh = lock.with_name("postmaster.pid.new")
+            fresh.write_text(f"{os.getpid()}\n{rest}")  # it passes over its own number, and looks for the children
+            fresh.replace(lock)
+
+
+def _is_in_use(cluster: Path) -> bool:
+    """Whether a process works in the folder, as those of PostgreSQL do; where there is no /proc, nobody is seen."""
+
+    def works_there(process: Path) -> bool:
+        with suppress(OSError):  # it ended, or it is somebody else's
+            return (process / "cwd").samefile(cluster)
+        return False
+
+    return any(map(works_there, Path("/proc").glob("[0-9]*")))
+
+
+def _is_dead(number: str) -> bool:
+    """Whether the process has ended and waits to be collected by its parent."""
+    with suppress(OSError):
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    return False
 
 
 def _account() -> pwd.struct_passwd:
