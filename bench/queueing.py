@@ -206,7 +206,7 @@ def growth(world: World, data: Path, count: int, minutes: float) -> None:
                 break
             shares.append(share)
             print(f"  {size * len(shares)} of {count} packages: {share}", flush=True)
-    print(f"{feed.cleared - IN_FLIGHT} of {count} packages are published and cleared, {feed.lost} came to nothing")
+    print(f"{feed.cleared - IN_FLIGHT} packages are published and cleared, {feed.lost} came to nothing")
     if len(shares) > 1:
         compare(shares[0], shares[-1])
     else:

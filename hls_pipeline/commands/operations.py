@@ -119,7 +119,7 @@ def reconcile(
         if instance is None:
             typer.echo(
                 "Dagster was not looked at: that takes DAGSTER_HOME and the variables that its dagster.yaml names, or "
-                "--data with a local stack"
+                "--data with a local stack without --production; the nightly look does it anyway"
             )
     if not found.clean:
         raise typer.Exit(1)
