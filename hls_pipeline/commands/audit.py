@@ -108,10 +108,10 @@ class _Known:
 
 
 def _missing_receipt(known: _Known | None, data: Path | None) -> audit.Break | None:
-    video = audit.missing_receipt(opened(data), known.receipts) if known else None
-    if video is None or known is None:
+    if known is None:
         return None
-    return audit.Break(video, known.heads[video][0], "a receipt is gone that the anchor knows")
+    video = audit.missing_receipt(opened(data), known.receipts)
+    return audit.Break(video, known.heads[video][0], "a receipt is gone that the anchor knows") if video else None
 
 
 def _newest(data: Path | None) -> _Known | None:

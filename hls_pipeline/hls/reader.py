@@ -203,6 +203,8 @@ class PlaylistReader:
 
     def substitute(self, token: Token, value: str) -> str | None:
         """`value` with its variables replaced, once; None where one has no value, which `look_at_variables` told."""
+        if "{$" not in value:
+            return value
         try:
             result = VARIABLE.sub(lambda match: self.variables[match.group(1)], value)
         except KeyError:

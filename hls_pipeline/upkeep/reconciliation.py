@@ -347,19 +347,17 @@ class _Look:
             parsed = [(item, match) for item in page if (match := _PRIVATE_KEY.match(item.key))]
             self.mark.report.foreign_objects += len(page) - len(parsed)
             revisions = self._revisions({match[1] for _, match in parsed})
-            orphans: dict[str, list[DropObject]] = defaultdict(list)
-            counts: dict[str, int] = defaultdict(int)
+            folders: dict[tuple[str, int], list[DropObject]] = defaultdict(list)
             for item, match in parsed:
-                folder, row = keys.revision(match[1], int(match[2])), revisions.get(match[1], {}).get(int(match[2]))
-                counts[f"keys {folder}"] += 1
-                if not self._has_keys(row) and item.modified < self.settled:
-                    orphans[folder].append(item)
-            self.seen.add(counts)
-            for folder, items in orphans.items():
-                subject = keys.s3_uri(self.settings.s3_keys or "", folder)
-                detail = "no revision that can be watched has them; if the database was restored, it may be newer"
-                size = sum(item.size for item in items)
-                self._found("orphan_keys", subject, detail, count=len(items), bytes=size)
+                folders[match[1], int(match[2])].append(item)
+            self.seen.add({f"keys {keys.revision(*folder)}": len(items) for folder, items in folders.items()})
+            for (video_id, n), items in folders.items():
+                orphans = [item for item in items if item.modified < self.settled]
+                if orphans and not self._has_keys(revisions.get(video_id, {}).get(n)):
+                    subject = keys.s3_uri(self.settings.s3_keys or "", keys.revision(video_id, n))
+                    detail = "no revision that can be watched has them; if the database was restored, it may be newer"
+                    size = sum(item.size for item in orphans)
+                    self._found("orphan_keys", subject, detail, count=len(orphans), bytes=size)
             yield page[-1].key
 
     def _has_keys(self, revision: sa.Row[Any] | None) -> bool:

@@ -35,10 +35,10 @@ def goes_on(code: str, times: int) -> bool:
 
 def take_up(store: MetadataStore, now: datetime) -> tuple[Upload, ...]:
     """Failed uploads whose time has come go on where they failed; the inbox sensor gives them runs."""
-    upload = tables.upload
-    query = sa.select(upload.c.upload_id, upload.c.updated_at, times_failed().label("times"))
-    with store.reading() as db:
-        failed = db.execute(query.where(upload.c.state == State.FAILED)).all()
+    upload, times = tables.upload, times_failed()
+    query = sa.select(upload.c.upload_id, upload.c.updated_at, times.label("times"))
+    with store.reading() as db:  # those that a person must look at may be many, and stay
+        failed = db.execute(query.where(upload.c.state == State.FAILED, times <= _TIMES)).all()
     due = [row for row in failed if row.updated_at + back_off(row.times - 1, _FIRST, _LONGEST) <= now]
     return tuple(
         resumed

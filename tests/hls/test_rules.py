@@ -460,6 +460,7 @@ def test_every_rule_is_tried_here_or_on_archives() -> None:
                 **ONE,
             },
         ),
+        ("a long value in which no variable stands", tag(f'#EXT-X-DEFINE:NAME="a",VALUE="{"x" * 9000}"')),
         (
             "a variable from the parent",
             {
