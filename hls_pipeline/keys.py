@@ -15,6 +15,8 @@ METADATA = "metadata.json"
 RECORD_INVENTORY = "inventory.json"
 ANCHORS, INVENTORIES = "_anchors/", "_inventory/"
 """Folders in the media bucket; no video id begins with `_`."""
+ARRIVALS = "_uploads/"
+"""Where packages wait in the media bucket that came by the gateway; never served."""
 
 VIDEO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -28,6 +30,11 @@ def is_video_id(text: str) -> bool:
 def inbox(video_id: str, path: str = "") -> str:
     """Key in the inbox bucket of a file of a drop."""
     return f"{video_id}/{path}"
+
+
+def arrival(arrival_id: str, path: str = "") -> str:
+    """Key in the media bucket of a file of a package that came by the gateway."""
+    return f"{ARRIVALS}{arrival_id}/{path}"
 
 
 def revision(video_id: str, number: int) -> str:

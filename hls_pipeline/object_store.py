@@ -18,6 +18,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
 
 from hls_pipeline.errors import ObjectChanged, ObjectMissing, Outage, PipelineError, ServiceRefused
 from hls_pipeline.uploads import DropObject
@@ -65,6 +66,7 @@ class ObjectStore:
     def __init__(self, client: S3Client, *, parallel: int = 8) -> None:
         self._client = client
         self._parallel = parallel
+        self._renames: dict[str, bool] = {}
 
     def listing(self, bucket: str, prefix: str = "", after: str = "") -> Iterator[DropObject]:
         """Every object under `prefix` in key order, a thousand per request, from the one behind the key `after` on."""
@@ -228,6 +230,29 @@ class ObjectStore:
         copied = answer["CopyObjectResult"]["ETag"].strip('"')
         return Stored(f'"{copied}"', answer.get("VersionId"), size)
 
+    def renames(self, bucket: str, scratch: str) -> bool:
+        """Whether S3 can `rename` in this bucket: SeaweedFS from 4.48 on does, Amazon in directory buckets only, none
+        with versioning. Found out once, with objects of our own under `scratch`: a server that does not know the
+        request may take it for an empty object."""
+        if bucket not in self._renames:
+            source, target, data = f"{scratch}a", f"{scratch}b", b"renamed"
+            stored = self.put(bucket, source, data, "text/plain")
+            try:
+                self.rename(bucket, source, target, etag=stored.etag, size=stored.size)
+                self._renames[bucket] = self.read_all(bucket, target) == data and not any(self.listing(bucket, source))
+            except (ServiceRefused, ObjectMissing):
+                self._renames[bucket] = False
+            finally:
+                self.delete_versions(bucket, scratch)
+        return self._renames[bucket]
+
+    def rename(self, bucket: str, source: str, target: str, *, etag: str, size: int) -> Stored:
+        """Gives an object another key, with its type, its tags and its ETag; no bytes move. Only where `renames` says
+        so. Raises ObjectMissing, and ObjectChanged when the source's ETag is not `etag`."""
+        with border(f"renaming s3://{bucket}/{source}"):
+            self._client.rename_object(Bucket=bucket, Key=target, RenameSource=quote(source), SourceIfMatch=etag)
+        return Stored(etag, None, size)
+
     def delete(self, bucket: str, objects: Iterable[tuple[str, str, str | None]]) -> list[str]:
         """Deletes (key, ETag, version id) as they were seen. Returns the keys that stayed because they are not what
         was seen; one that is gone already counts as deleted."""
@@ -344,6 +369,7 @@ _CHANGED = frozenset({"412", "PreconditionFailed"})
 _LATER = frozenset(
     {"SlowDown", "RequestTimeout", "RequestTimeTooSkewed", "BadDigest", "ServiceUnavailable", "InternalError"}
 )
+_NOT_IMPLEMENTED = 501
 
 
 @contextmanager
@@ -367,6 +393,6 @@ def _from_answer(doing: str, error: Any) -> PipelineError:
         return ObjectMissing(f"{doing}: there is no such object")
     if code in _CHANGED:
         return ObjectChanged(f"{doing}: somebody replaced it meanwhile")
-    if code in _LATER or status >= 500 or status == 429:
+    if code in _LATER or (status >= 500 and status != _NOT_IMPLEMENTED) or status == 429:
         return Outage(f"{doing}: S3 says {code or status}; it is tried again")
     return ServiceRefused(f"{doing}: S3 refuses with {code or status}; check bucket, keys and permissions")

@@ -1,18 +1,19 @@
-"""Reading a drop once, and copying it to where the revision waits for IPFS.
+"""Reading a drop once, and bringing it to where the revision waits for IPFS.
 
 What the stage step is made of: `examine` checks every file and computes its content id in one pass over the bytes,
-`inventory` lists what is published and where it will lie, `copy_to_media` brings it there. Whether a package is
+`inventory` lists what is published and where it will lie, `bring_to_media` brings it there. Whether a package is
 accepted is decided in `judging.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import secrets
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from hls_pipeline import clock, drops, keys
 from hls_pipeline.errors import ObjectChanged, ObjectMissing
-from hls_pipeline.hls.content_types import PLAYLIST_TYPE
+from hls_pipeline.hls.content_types import PLAYLIST_TYPE, content_type
 from hls_pipeline.hls.findings import Finding, Report, bounded
 from hls_pipeline.hls.media import MediaProbe
 from hls_pipeline.hls.model import Playlist, SideFile
@@ -137,32 +138,45 @@ def expected_objects(
     ]
 
 
-def copy_to_media(upload: Upload, lease: Lease, objects: ObjectStore, store: MetadataStore, settings: Settings) -> None:
-    """Copies everything on the S3 server; each copy is tied to the ETag that was read. Once the media are on record all
-    of it is there, and nothing is copied or undone any more: the drop may be gone in part."""
+def bring_to_media(
+    upload: Upload,
+    lease: Lease,
+    objects: ObjectStore,
+    store: MetadataStore,
+    settings: Settings,
+    ours: Collection[str] = (),
+) -> None:
+    """Copies everything on the S3 server, or renames it there where the server can; either is tied to the ETag that was
+    read. `ours` are files that nobody else writes to: a creator's own stay until all of them are copied. Once the media
+    are on record all of it is there, and nothing is copied or undone any more: the drop may be gone in part."""
     media, files = settings.s3_media, store.inventory(upload.upload_id)
     put = {item.cid for item in store.temp_objects(upload.upload_id) if item.etag}
     distinct = {file.key: file for file in files if file.key}
     if put.issuperset(keys.s3_uri(media, key) for key in distinct):
         return
     frozen = {item.key: item for item in upload.drop.objects}
+    renaming = bool(ours) and objects.renames(media, keys.arrival(secrets.token_hex(16)))
 
-    def copy(file: InventoryFile) -> TempObject:
+    def bring(file: InventoryFile) -> TempObject:
         assert file.key and file.source_key
         source = frozen[file.source_key]
-        stored = objects.copy(
-            (upload.drop.bucket, source.key),
-            (media, file.key),
-            etag=source.etag,
-            size=source.size,
-            kind=file.content_type,
-        )
+        path, etag, size = upload.drop.path(source), source.etag, source.size
+        try:
+            if renaming and path in ours and content_type(path) == file.content_type:
+                stored = objects.rename(media, source.key, file.key, etag=etag, size=size)
+            else:
+                origin, target = (upload.drop.bucket, source.key), (media, file.key)
+                stored = objects.copy(origin, target, etag=etag, size=size, kind=file.content_type)
+        except ObjectMissing:
+            stored = objects.head(media, file.key)  # renamed by somebody who was cut off after it
+            if (stored.etag, stored.size) != (etag, size):
+                raise
         return temp_object(keys.s3_uri(media, file.key), stored)
 
     try:
         _keep_private_keys(upload, objects, settings)
         _keep_unreferenced(upload, files, objects, settings)
-        store.objects_put(lease, objects.each(copy, list(distinct.values())))
+        store.objects_put(lease, objects.each(bring, list(distinct.values())))
     except (ObjectChanged, ObjectMissing) as error:
         _undo_acceptance(upload, lease, objects, store, settings)
         raise drops.changed(upload.drop) from error

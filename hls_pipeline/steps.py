@@ -59,7 +59,7 @@ def stage(
     noted: Mapping[str, staging.Reading] | None = None,
 ) -> Upload:
     """Afterwards the upload has a revision and an inventory, or is rejected, unchanged, or waits for missing files.
-    Files that are `noted` were read on their way into the drop, and are not read again.
+    Files that are `noted` were read on their way into the drop, where nobody else writes; they are not read again.
 
     Raises DropChanged when the creator wrote to the folder meanwhile.
     """
@@ -69,7 +69,7 @@ def stage(
         upload = judging.judge(upload, lease, objects, nodes, store, settings, noted)
         if upload.revision is None:
             return upload
-    staging.copy_to_media(upload, lease, objects, store, settings)
+    staging.bring_to_media(upload, lease, objects, store, settings, ours=noted or ())
     store.renew(lease, clock.now(), settings.lease_seconds)
     drops.take_out(objects, upload.drop)
     return upload

@@ -15,13 +15,16 @@ from typing import Any
 
 import pytest
 
-from hls_pipeline import clock, drops, metadata_store, steps
+from hls_pipeline import clock, drops, keys, metadata_store, steps, work
+from hls_pipeline.hls.content_types import content_type
 from hls_pipeline.ipfs.kubo import Kubo
+from hls_pipeline.ipfs.unixfs import PROFILES
 from hls_pipeline.metadata_store import PATH, MetadataStore
 from hls_pipeline.object_store import ObjectStore
-from hls_pipeline.uploads import State, Upload
+from hls_pipeline.staging import Reading
+from hls_pipeline.uploads import Drop, State, Upload
 from tests import crashes
-from tests.services import TO_FINAL, World, package, published, wait_until
+from tests.services import MEDIA, TO_FINAL, Files, World, package, published, wait_until
 
 
 def files_of(point: str) -> dict[str, bytes]:
@@ -48,6 +51,12 @@ def after_call(owner: Any, name: str, number: int = 1) -> None:
 
 def before_call(owner: Any, name: str) -> None:
     setattr(owner, name, lambda *_, **__: die())
+
+
+def die_at_rename(number: int) -> None:
+    """One rename after the other, so that so many are done and no more; the first of all is only a try."""
+    ObjectStore.each = lambda _, work, items: [work(item) for item in items]  # type: ignore[method-assign]
+    after_call(ObjectStore, "rename", number + 1)
 
 
 def half_of_the_deletes() -> None:
@@ -162,7 +171,43 @@ def test_a_process_killed_while_it_refuses_a_package(world: World) -> None:
     assert world.media() == set()
 
 
+@pytest.mark.parametrize("renamed", ["some", "all"])
+def test_a_gateway_killed_while_it_renames_what_it_took_in(world: World, renamed: str) -> None:
+    """What is under its final key already is no longer under the one that the upload names."""
+    files = files_of(f"renamed {renamed}")
+    upload = arrived(world, files)
+    killed_in(world, upload, f"arrival, {renamed} renamed")
+    there = world.media()
+    left = {key for key in there if key.startswith(keys.ARRIVALS)}
+    moved = {key for key in there if key.startswith(("v/r1/media", "v/r1/original"))}
+    assert len(moved) + len(left) == len(files)
+    assert len(left) == (2 if renamed == "all" else len(files) - 3), "metadata and what no playlist reaches are copied"
+    finish(world, upload)
+    done = world.store.upload(upload.upload_id)
+    for path in published(files):
+        if path != "notes.txt":
+            assert world.from_gateway(f"{done.root}/{path}") == files[path]
+    assert world.media() == {"v/metadata.json", "v/r1/unreferenced/notes.txt"}
+
+
+def arrived(world: World, files: Files) -> Upload:
+    """A package as the gateway has put it."""
+    for path, data in files.items():
+        world.objects.put(MEDIA, keys.arrival("a", path), data, content_type(path))
+    objects = tuple(world.objects.listing(MEDIA, keys.arrival("a")))
+    return world.store.receive(Drop("v", MEDIA, keys.arrival("a"), objects, clock.now()), clock.now())
+
+
+def take_in(world: World, upload: Upload) -> None:
+    profile, source = PROFILES[world.settings.ipfs_profile], drops.DropSource(world.objects, upload.drop)
+    noted = {path: Reading.of(source.read(path), profile) for path in source.sizes()}
+    with work.holding(upload, "gateway", world.store, world.settings, last=True) as lease:
+        steps.stage(upload, lease, world.objects, world.nodes, world.store, world.settings, noted)
+
+
 POINTS_OF_OTHERS: dict[str, tuple[str, Callable[[], None]]] = {
+    "arrival, some renamed": ("arrival", lambda: die_at_rename(3)),
+    "arrival, all renamed": ("arrival", lambda: before_call(MetadataStore, "objects_put")),
     "stage, report put and not noted": ("stage", lambda: after_call(drops, "refuse")),
 }
 
@@ -170,6 +215,10 @@ POINTS_OF_OTHERS: dict[str, tuple[str, Callable[[], None]]] = {
 def die_in(world: World, upload_id: str, point: str) -> None:
     step, prepare = {**POINTS, **POINTS_OF_OTHERS}[point]
     upload = world.store.upload(upload_id)
+    if step == "arrival":
+        prepare()
+        take_in(world, upload)
+        return
     names = [*TO_FINAL, "clear_temp_storage"]
     for name in names[: names.index(step)]:
         world.step(name, upload, PATH + "first")

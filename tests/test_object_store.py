@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -177,6 +178,68 @@ def test_a_source_that_was_replaced_is_not_copied(objects: ObjectStore) -> None:
     with pytest.raises(ObjectChanged):
         objects.copy((INBOX, "a"), (MEDIA, "a"), etag=seen, size=3, kind="video/mp2t")
     assert names(objects, bucket=MEDIA) == []
+
+
+# ---- renaming -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["a/b.ts", "a/ü b+c%20?#&=.ts"])
+def test_a_renamed_object_is_the_same_under_its_new_key_alone(objects: ObjectStore, key: str) -> None:
+    etag = objects.put(MEDIA, key, b"12345", "audio/aac").etag
+    stored = objects.rename(MEDIA, key, f"new/{key}", etag=etag, size=5)
+    assert stored == objects.head(MEDIA, f"new/{key}")
+    assert [(item.key, item.etag, item.size) for item in objects.listing(MEDIA)] == [(f"new/{key}", etag, 5)]
+    assert objects.read_all(MEDIA, f"new/{key}") == b"12345"
+    assert objects._client.head_object(Bucket=MEDIA, Key=f"new/{key}")["ContentType"] == "audio/aac"
+
+
+def test_a_source_that_was_replaced_or_is_gone_is_not_renamed(objects: ObjectStore) -> None:
+    seen = objects.put(MEDIA, "a", b"old", "audio/aac").etag
+    objects.put(MEDIA, "a", b"new", "audio/aac")
+    with pytest.raises(ObjectChanged):
+        objects.rename(MEDIA, "a", "b", etag=seen, size=3)
+    with pytest.raises(ObjectMissing):
+        objects.rename(MEDIA, "c", "b", etag=seen, size=3)
+    assert names(objects, bucket=MEDIA) == ["a"]
+
+
+def test_renaming_is_found_out_once_and_leaves_nothing(s3: Settings, objects: ObjectStore) -> None:
+    store, asked = ObjectStore(object_store.client(s3)), []
+    events = store._client.meta.events
+    events.register("before-send.s3", record := lambda request, **_: asked.append(request.method))
+    try:
+        assert (store.renames(MEDIA, "scratch/"), store.renames(MEDIA, "scratch/")) == (True, True)
+        assert asked.count("DELETE") + asked.count("POST") == 1
+    finally:
+        events.unregister("before-send.s3", record)
+    assert names(objects, bucket=MEDIA) == []
+
+
+def test_a_bucket_with_versions_does_not_rename(objects: ObjectStore) -> None:
+    assert objects.keeps_versions(INBOX)
+    assert not objects.renames(INBOX, "scratch/")
+    assert list(objects.versions(INBOX, "scratch/")) == []
+
+
+def test_a_server_that_takes_renaming_for_an_empty_object_does_not_rename(s3: Settings, objects: ObjectStore) -> None:
+    def unknown(request: Any, **_: Any) -> None:
+        request.url = request.url.replace("?renameObject", "")
+
+    store = ObjectStore(object_store.client(s3))
+    store._client.meta.events.register("before-sign.s3.RenameObject", unknown)
+    try:
+        assert not store.renames(MEDIA, "scratch/")
+    finally:
+        store._client.meta.events.unregister("before-sign.s3.RenameObject", unknown)
+    assert names(objects, bucket=MEDIA) == []
+
+
+def test_an_outage_says_nothing_about_renaming(s3: Settings) -> None:
+    store = nowhere()
+    with pytest.raises(Outage):
+        store.renames(MEDIA, "scratch/")
+    store._client = object_store.client(s3)
+    assert store.renames(MEDIA, "scratch/")
 
 
 # ---- deleting -----------------------------------------------------------------------------------------------------

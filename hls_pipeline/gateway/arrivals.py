@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from fastapi.responses import Response
 from starlette.background import BackgroundTask
 
-from hls_pipeline import clock, steps, work
+from hls_pipeline import clock, keys, steps, work
 from hls_pipeline.dagster_client import DagsterClient
 from hls_pipeline.documents import FinalDocument
 from hls_pipeline.errors import DropChanged, LeaseLost, PipelineError, ServiceError
@@ -31,9 +31,6 @@ from hls_pipeline.staging import Reading
 from hls_pipeline.uploads import Drop, DropObject, State, Upload
 
 log = logging.getLogger(__name__)
-
-ALL = "_uploads/"
-"""What the prefixes of all packages start with; no video id does."""
 
 _HEADERS = {
     "Location": {"description": "the video", "schema": {"type": "string"}},
@@ -69,11 +66,6 @@ class Arrival:
     document: str | None
 
 
-def prefix(arrival_id: str) -> str:
-    """Where the files of a package wait in the media bucket; never served."""
-    return f"{ALL}{arrival_id}/"
-
-
 def check_queue(services: Services) -> None:
     """Raises Refused (429) while the pipeline has enough to do."""
     waiting = services.records.in_work()
@@ -93,7 +85,7 @@ def take_in(
     """The package is an upload, and as far on its way as it gets within an answer's time. `noted` are the files whose
     bytes went through our hands; `webhook` is told of the upload."""
     bucket = services.settings.s3_media
-    drop = Drop(video_id, bucket, prefix(arrival_id), objects, clock.now())
+    drop = Drop(video_id, bucket, keys.arrival(arrival_id), objects, clock.now())
     upload = services.store.receive(drop, clock.now())
     logs.about(video_id=video_id, run_id=upload.upload_id)
     if webhook is not None:

@@ -262,7 +262,7 @@ class _Arriving:
     # files, straight to S3
 
     def _key(self, path: str) -> str:
-        return arrivals.prefix(self.id) + path
+        return keys.arrival(self.id, path)
 
     async def _put_part(self) -> None:
         assert self._part is not None and self._part.filename is not None

@@ -8,8 +8,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from itertools import groupby
 
-from hls_pipeline import clock
-from hls_pipeline.gateway import arrivals
+from hls_pipeline import clock, keys
 from hls_pipeline.gateway.services import Services
 from hls_pipeline.gateway.webhook_records import WebhookRecords
 
@@ -23,11 +22,11 @@ def sweep(services: Services, now: datetime | None = None) -> None:
     for presigned in services.records.expired(now):
         services.records.drop_presigned(presigned.id)
         if not services.records.waiting(presigned.id):
-            services.objects.remove_all(bucket, arrivals.prefix(presigned.id))
-    found = services.objects.listing(bucket, arrivals.ALL)
-    for arrival_id, group in groupby(found, key=lambda item: item.key.removeprefix(arrivals.ALL).partition("/")[0]):
+            services.objects.remove_all(bucket, keys.arrival(presigned.id))
+    found = services.objects.listing(bucket, keys.ARRIVALS)
+    for arrival_id, group in groupby(found, key=lambda item: item.key.removeprefix(keys.ARRIVALS).partition("/")[0]):
         newest = max(item.modified for item in group)
         if newest < now - _ABANDONED and not services.records.waiting(arrival_id):
-            services.objects.remove_all(bucket, arrivals.prefix(arrival_id))
-    services.objects.abort_parts(bucket, arrivals.ALL, older_than=now - _ABANDONED)
+            services.objects.remove_all(bucket, keys.arrival(arrival_id))
+    services.objects.abort_parts(bucket, keys.ARRIVALS, older_than=now - _ABANDONED)
     WebhookRecords(services.store).thin(now - timedelta(days=services.settings.delivery_keep_days))
