@@ -38,6 +38,7 @@ from hls_pipeline.object_store import ObjectStore
 from hls_pipeline.revisions import Revision, hash_bytes
 from hls_pipeline.settings import Settings
 from hls_pipeline.uploads import ACCEPTED_UNDER, PRIVATE_KEYS, Drop, DropObject, State, Upload
+from hls_pipeline.whole_file import whole_file
 
 PACKAGE, RECORD, PROOF = "package", "record", "proof.json"
 _READABLE = frozenset({State.PUBLISHED, State.CLEARED})
@@ -55,21 +56,14 @@ def export(video_id: str, path: Path, store: MetadataStore, nodes: Sequence[Kubo
     found = evidence.collect(video_id, store)
     if found.state not in _READABLE or found.record is None:
         raise Conflict(f"video {video_id}: is {found.state}; only what is published can be exported")
-    waiting, failed = path.with_name(f".{path.name}.part"), list[ServiceError]()
-    try:
+    failed: list[ServiceError] = []
+    with whole_file(path) as written:
         for node in nodes:
             try:
-                root = _write(found, node, waiting)
+                return _write(found, node, written)
             except ServiceError as error:
                 failed.append(error)
-                continue
-            waiting.replace(path)
-            return root
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        waiting.unlink(missing_ok=True)
-    raise failed[0] if failed else ProofMissing("no IPFS node is configured")
+        raise failed[0] if failed else ProofMissing("no IPFS node is configured")
 
 
 def _write(found: Evidence, node: Kubo, path: Path) -> Cid:

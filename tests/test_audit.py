@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sqlite3
 from collections.abc import Callable
 from datetime import timedelta
@@ -233,6 +234,24 @@ def test_audit_verify_says_that_all_holds_and_writes_an_export_that_holds_too(co
     assert json.loads(command("audit", "verify", file, "--json").stdout) == {
         "holds": True, "videos": 2, "versions": 9, "first_break": None,
     }  # fmt: skip
+
+
+def test_an_export_gets_its_name_when_it_is_whole(command: Any, sqlite_url: str, tmp_path: Path) -> None:
+    """Opened first, the file that was to be checked was empty before anybody read it, and lost with its hashes."""
+    file = tmp_path / "export.jsonl"
+    assert command("audit", "export", str(file)).exit_code == 0
+    whole = file.read_bytes()
+    assert command("audit", "verify", str(file), "--export", str(file)).exit_code == 0
+    assert file.read_bytes() == whole
+    with sqlite3.connect(sqlite_url.removeprefix("sqlite:///")) as db:
+        db.execute("DROP TRIGGER version_refuses_update")
+        db.execute("UPDATE version SET actor = 'nobody' WHERE video_id = 'v' AND n = 3")
+    assert command("audit", "verify", "--export", str(file)).exit_code == 1
+    assert file.read_bytes() == whole
+    assert [path.name for path in tmp_path.iterdir() if "export" in path.name] == ["export.jsonl"]
+    written = Path(os.devnull)
+    assert command("audit", "export", str(written)).exit_code == 0
+    assert written.is_char_device()
 
 
 def test_audit_verify_ends_with_1_and_names_the_break(command: Any, sqlite_url: str) -> None:

@@ -14,7 +14,7 @@ import hls_pipeline
 
 PACKAGE = Path(hls_pipeline.__file__).parent
 LAYERS = (
-    {"errors", "clock", "keys", "documents", "uploads", "settings", "hls", "ipfs"},
+    {"errors", "clock", "keys", "documents", "uploads", "settings", "whole_file", "hls", "ipfs"},
     {"tables", "migrations"},
     {"claims", "receipts", "versions"},
     {"object_store", "metadata_store"},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -14,6 +14,7 @@ from hls_pipeline import audit
 from hls_pipeline.commands.services import DataOption, JsonOption, configured, opened, print_json
 from hls_pipeline.errors import Outage, ServiceError, UsageError
 from hls_pipeline.ipfs.cid import Cid
+from hls_pipeline.whole_file import whole_file
 
 if TYPE_CHECKING:
     from hls_pipeline.upkeep import anchors
@@ -43,9 +44,10 @@ def verify(
     is one."""
     links = chain.from_iterable(map(_read, files)) if files else audit.on_record(opened(data))
     known = None if no_anchor else _given(anchor, data) if anchor else None if files else _newest(data)
-    if export:
-        links = _copied(links, export, None if files else _recorded(data))
-    verdict = audit.verify(links, known.heads if known else None)
+    copied = _copied(links, export, None if files else _recorded(data)) if export else None
+    verdict = audit.verify(copied or links, known.heads if known else None)
+    if copied:
+        copied.close()  # of what does not hold there is no export
     if verdict.holds and not files:
         verdict = replace(verdict, first_break=audit.changed_receipt(opened(data)) or _missing_receipt(known, data))
     found = verdict.first_break
@@ -160,9 +162,6 @@ def _read(path: Path) -> Iterator[audit.Link]:
         raise UsageError(f"{path}: {error.strerror}") from error
 
 
-def _copied(links: Iterable[audit.Link], path: Path, anchor: str | None) -> Iterator[audit.Link]:
-    try:
-        with path.open("w", encoding="utf-8") as file:
-            yield from audit.exported(links, file, anchor)
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from error
+def _copied(links: Iterable[audit.Link], path: Path, anchor: str | None) -> Generator[audit.Link]:
+    with whole_file(path) as written, written.open("w", encoding="utf-8") as file:
+        yield from audit.exported(links, file, anchor)

@@ -10,6 +10,7 @@ import typer
 from hls_pipeline import evidence, settings
 from hls_pipeline.commands.services import DataOption, JsonOption, opened, print_json
 from hls_pipeline.errors import UsageError, UserError
+from hls_pipeline.whole_file import whole_file
 
 
 def proof(
@@ -33,10 +34,8 @@ def proof(
     assert video_id
     found = evidence.collect(video_id, opened(data))
     if output:
-        try:
-            output.write_text(found.text() + "\n")
-        except OSError as error:
-            raise UsageError(f"{output} cannot be written: {error.strerror}") from error
+        with whole_file(output) as written:
+            written.write_text(found.text() + "\n", encoding="utf-8")
         typer.echo(f"{output}: {len(found.files)} files, {len(found.versions)} versions of {video_id}", err=as_json)
     if as_json:
         print_json(found.model_dump(), one_line=True)

@@ -11,6 +11,7 @@ import typer
 from hls_pipeline import clock
 from hls_pipeline.commands.services import DataOption, JsonOption, configured, print_json
 from hls_pipeline.errors import UsageError
+from hls_pipeline.whole_file import whole_file
 
 
 def report(
@@ -37,16 +38,14 @@ def report(
     store, now = metadata_store.connect(settings.database_url), clock.now()
     for path, write in ((csv, inventory.write_csv), (parquet, inventory.write_parquet)):
         if path:
-            written = write(inventory.batches(store, settings, now), path)
-            typer.echo(f"{path}: {written.files:,} files of {page.size(written.bytes)}", err=True)
+            table = write(inventory.batches(store, settings, now), path)
+            typer.echo(f"{path}: {table.files:,} files of {page.size(table.bytes)}", err=True)
     if not (html or as_json):
         return
     found = figures.make(store, settings, now - timedelta(days=days), now)
     if html:
-        try:
-            html.write_text(page.html(found), encoding="utf-8")
-        except OSError as error:
-            raise UsageError(f"{html}: {error.strerror}; name a file that can be written") from error
+        with whole_file(html) as written:
+            written.write_text(page.html(found), encoding="utf-8")
         typer.echo(f"{html}: open it in a browser", err=True)
     if as_json:
         print_json(found.to_json(), one_line=True)

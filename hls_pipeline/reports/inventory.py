@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -18,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from hls_pipeline import clock, keys, tables
-from hls_pipeline.errors import UsageError
 from hls_pipeline.metadata_store import MetadataStore
 from hls_pipeline.object_store import CHUNK, ObjectStore
 from hls_pipeline.settings import Settings
 from hls_pipeline.uploads import ON_RECORD
+from hls_pipeline.whole_file import whole_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -214,7 +213,7 @@ class Written:
 def write_parquet(found: Iterable[pa.RecordBatch], path: Path) -> Written:
     import pyarrow.parquet as pq
 
-    with _writing(path), pq.ParquetWriter(path, schema(), compression="zstd") as writer:
+    with whole_file(path) as file, pq.ParquetWriter(file, schema(), compression="zstd") as writer:
         return _written(found, writer.write_table)
 
 
@@ -224,7 +223,7 @@ def write_csv(found: Iterable[pa.RecordBatch], path: Path) -> Written:
     from pyarrow import csv
 
     plain = pa.schema([(item.name, _plain(item.type)) for item in schema()])
-    with _writing(path), csv.CSVWriter(path, plain) as writer:
+    with whole_file(path) as file, csv.CSVWriter(file, plain) as writer:
         return _written(found, lambda table: writer.write_table(_harmless(table).cast(plain)))
 
 
@@ -265,14 +264,6 @@ def _gathered(found: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]
             some = []
     if some:
         yield some
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror or error}; name a file that can be written") from error
 
 
 def export(store: MetadataStore, objects: ObjectStore, settings: Settings, now: datetime) -> tuple[str, Written]:
