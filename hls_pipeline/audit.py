@@ -122,10 +122,11 @@ def flaw(link: Link, previous: Link | None) -> str | None:
     return None if recomputed == link.hash else "its hash does not cover its number, actor, reason, run and time"
 
 
-def changed_receipt(store: MetadataStore) -> Break | None:
-    """The first receipt on record that is not the one that was written, video by video: on such receipts S3 copies
-    were removed. Those from before there were hashes have none."""
+def broken_receipt(store: MetadataStore, anchor: ReceiptHeads) -> Break | None:
+    """The first receipt on record that is not the one that was written, video by video, else one of `anchor` that is
+    gone: on such receipts S3 copies were removed. Those from before there were hashes have none."""
     receipt, upload, video = tables.receipt, tables.upload, tables.video
+    missing = {(video_id, link) for video_id, links in anchor.items() for link in links}
     query = (
         sa.select(upload.c.video_id, video.c.versions, receipt)
         .join(upload, receipt.c.upload_id == upload.c.upload_id)
@@ -148,36 +149,13 @@ def changed_receipt(store: MetadataStore) -> Break | None:
                 if row.hash != found and (row.hash or previous):
                     what = f"receipt {row.id} ({row.kind}) of upload {row.upload_id} is not what was written"
                     return Break(row.video_id, row.versions, f"{what}, or one before it is missing")
+                missing.discard((row.video_id, row.hash))
                 previous = row.hash
+        if missing:
+            video_id = min(missing)[0]
+            versions = db.execute(sa.select(video.c.versions).filter_by(video_id=video_id)).scalar() or 0
+            return Break(video_id, versions, "a receipt is gone that the anchor knows")
     return None
-
-
-def receipt_heads(store: MetadataStore) -> ReceiptHeads:
-    """As they are now; uploads whose last receipt is from before there were hashes are not in it."""
-    receipt, upload = tables.receipt, tables.upload
-    last = sa.select(sa.func.max(receipt.c.id)).group_by(receipt.c.upload_id)
-    query = (
-        sa.select(upload.c.video_id, receipt.c.hash)
-        .join(upload, receipt.c.upload_id == upload.c.upload_id)
-        .where(receipt.c.id.in_(last), receipt.c.hash.is_not(None))
-        .order_by(receipt.c.upload_id)
-    )
-    found: dict[str, list[str]] = {}
-    with store.reading() as db:
-        for video_id, link in db.execute(query, execution_options={"yield_per": _AT_ONCE}):
-            found.setdefault(video_id, []).append(link)
-    return found
-
-
-def missing_receipt(store: MetadataStore, known: ReceiptHeads) -> str | None:
-    """The first video of which a receipt is gone that was on record once."""
-    receipt, upload = tables.receipt, tables.upload
-    lost = {(video_id, link) for video_id, links in known.items() for link in links}
-    query = sa.select(upload.c.video_id, receipt.c.hash).join(upload, receipt.c.upload_id == upload.c.upload_id)
-    with store.reading() as db:
-        for video_id, link in db.execute(query, execution_options={"yield_per": _AT_ONCE}):
-            lost.discard((video_id, link))
-    return min(lost)[0] if lost else None
 
 
 def _ends_badly(last: Link, shown: int | None, known: int) -> str | None:

@@ -49,7 +49,7 @@ def verify(
     if copied:
         copied.close()  # of what does not hold there is no export
     if verdict.holds and not files:
-        verdict = replace(verdict, first_break=audit.changed_receipt(opened(data)) or _missing_receipt(known, data))
+        verdict = replace(verdict, first_break=audit.broken_receipt(opened(data), known.receipts if known else {}))
     found = verdict.first_break
     if as_json:
         broken = found and {"video_id": found.video_id, "version": found.version, "what": found.what}
@@ -107,13 +107,6 @@ class _Known:
     heads: audit.Heads
     receipts: audit.ReceiptHeads
     is_anchor: bool = True
-
-
-def _missing_receipt(known: _Known | None, data: Path | None) -> audit.Break | None:
-    if known is None:
-        return None
-    video = audit.missing_receipt(opened(data), known.receipts)
-    return audit.Break(video, known.heads[video][0], "a receipt is gone that the anchor knows") if video else None
 
 
 def _newest(data: Path | None) -> _Known | None:

@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, Literal
 
 import rfc8785
 import sqlalchemy as sa
@@ -92,9 +94,9 @@ def make(
         document_copies.put(store, nodes, settings, now)
     before = newest(store, objects, nodes, settings)
     heads, lost = _heads(store, before.heads if before else {})
-    receipts = dict(audit.receipt_heads(store))
-    if before and not restored and (what := _lost(store, before, lost)):
-        raise _shorter(before, what, "nothing is anchored")
+    receipts, lost_receipts = _receipt_heads(store, before.receipts if before else {})
+    if before and not restored:
+        _refuse(before, lost, lost_receipts, "nothing is anchored")
     if before and (before.heads, before.receipts) == (heads, receipts):
         _keep(before, store, now)
         return before
@@ -120,23 +122,22 @@ def make(
 
 def goes_on(store: MetadataStore, objects: ObjectStore, nodes: Sequence[Kubo], settings: Settings) -> None:
     """Raises Corruption when the history lost something that the newest anchor knows."""
-    known = newest(store, objects, nodes, settings)
-    _, lost = _heads(store, known.heads if known else {})
-    if known and (what := _lost(store, known, lost)):
-        raise _shorter(known, what, "nothing is removed")
+    if known := newest(store, objects, nodes, settings):
+        _, lost = _heads(store, known.heads)
+        _, lost_receipts = _receipt_heads(store, known.receipts)
+        _refuse(known, lost, lost_receipts, "nothing is removed")
 
 
-def _lost(store: MetadataStore, known: Anchor, heads: audit.Heads) -> str | None:
-    """The first thing that is not on record any more, in words."""
-    if heads:
-        video_id, (n, _) = min(heads.items())
-        return f"video {video_id}: version {n} is not what it was"
-    video = audit.missing_receipt(store, known.receipts)
-    return f"video {video}: a receipt is gone that was there" if video else None
-
-
-def _shorter(known: Anchor, what: str, consequence: str) -> Corruption:
-    return Corruption(
+def _refuse(known: Anchor, lost: audit.Heads, lost_receipts: set[tuple[str, str]], consequence: str) -> None:
+    """Raises Corruption, naming the first thing that is not on record any more, if there is one."""
+    if lost:
+        video_id, (n, _) = min(lost.items())
+        what = f"video {video_id}: version {n} is not what it was"
+    elif lost_receipts:
+        what = f"video {min(lost_receipts)[0]}: a receipt is gone that was there"
+    else:
+        return
+    raise Corruption(
         f"{what} at {known.document.time}, when {known.root} was anchored; "
         f"{consequence}. `hls-pipeline audit verify` says more. If the database was restored from a backup: "
         "docs/how-to/restore-from-disaster.md"
@@ -145,20 +146,40 @@ def _shorter(known: Anchor, what: str, consequence: str) -> Corruption:
 
 def _heads(store: MetadataStore, before: audit.Heads) -> tuple[dict[str, tuple[int, str]], audit.Heads]:
     """The heads now, and those of before that are no longer in the history; from numbers and hashes alone."""
-    lost, heads = dict(before), {}
-    for video_id, n, found in _chain(store):
+    table, lost, heads = tables.version, dict(before), {}
+    query = sa.select(table.c.video_id, table.c.n, table.c.hash).order_by(table.c.video_id, table.c.n)
+    for video_id, n, found in _streamed(store, query):
         heads[video_id] = (n, found)
         if lost.get(video_id) == (n, found):
             del lost[video_id]
     return heads, lost
 
 
-def _chain(store: MetadataStore) -> Iterator[tuple[str, int, str]]:
-    table = tables.version
-    query = sa.select(table.c.video_id, table.c.n, table.c.hash).order_by(table.c.video_id, table.c.n)
+def _receipt_heads(
+    store: MetadataStore, before: audit.ReceiptHeads
+) -> tuple[dict[str, list[str]], set[tuple[str, str]]]:
+    """The same of receipts. Uploads whose last one is from before there were hashes are not in it."""
+    receipt, upload = tables.receipt, tables.upload
+    query = (
+        sa.select(upload.c.video_id, receipt.c.upload_id, receipt.c.hash)
+        .join(upload, receipt.c.upload_id == upload.c.upload_id)
+        .order_by(receipt.c.upload_id, receipt.c.id)
+    )
+    lost = {(video_id, link) for video_id, links in before.items() for link in links}
+    heads: dict[str, list[str]] = {}
+    for (video_id, _), chain in groupby(_streamed(store, query), key=itemgetter(0, 1)):
+        link = None
+        for *_, link in chain:
+            lost.discard((video_id, link))
+        if link:
+            heads.setdefault(video_id, []).append(link)
+    return heads, lost
+
+
+def _streamed(store: MetadataStore, query: sa.Select[Any]) -> Iterator[sa.Row[Any]]:
     with store.reading() as db:
         for part in db.execute(query, execution_options={"yield_per": 10_000}).partitions():
-            yield from (tuple(row) for row in part)
+            yield from part
 
 
 def _keep(anchor: Anchor, store: MetadataStore, now: datetime) -> None:
