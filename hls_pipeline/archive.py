@@ -37,11 +37,10 @@ from hls_pipeline.metadata_store import InventoryFile, MetadataStore
 from hls_pipeline.object_store import ObjectStore
 from hls_pipeline.revisions import Revision, hash_bytes
 from hls_pipeline.settings import Settings
-from hls_pipeline.uploads import ACCEPTED_UNDER, PRIVATE_KEYS, Drop, DropObject, State, Upload
+from hls_pipeline.uploads import ACCEPTED_UNDER, PRIVATE_KEYS, READY, Drop, DropObject, State, Upload
 from hls_pipeline.whole_file import whole_file
 
 PACKAGE, RECORD, PROOF = "package", "record", "proof.json"
-_READABLE = frozenset({State.PUBLISHED, State.CLEARED})
 _NO_TIME = clock.EPOCH
 """Of every import of an archive, so that the second has the same upload id as the first."""
 
@@ -54,7 +53,7 @@ def export(video_id: str, path: Path, store: MetadataStore, nodes: Sequence[Kubo
     block; answers the archive's root. Raises Conflict before the video is published, ProofMissing when no node has it
     all; then `path` is as it was."""
     found = evidence.collect(video_id, store)
-    if found.state not in _READABLE or found.record is None:
+    if found.state not in READY or found.record is None:
         raise Conflict(f"video {video_id}: is {found.state}; only what is published can be exported")
     failed: list[ServiceError] = []
     with whole_file(path) as written:

@@ -24,7 +24,7 @@ from hls_pipeline.errors import NotFound, Outage, PackageRefused, PipelineError,
 from hls_pipeline.hls.findings import Report, refusal
 from hls_pipeline.hls.sources import Source
 from hls_pipeline.keys import METADATA
-from hls_pipeline.uploads import IN_WORK, State
+from hls_pipeline.uploads import IN_WORK, TAKEN_IN, State
 
 _SECONDS = (5, 120)
 """To connect; between two bytes of an answer."""
@@ -33,7 +33,6 @@ _COMPLETION_SECONDS = (5, 3600)
 _POLL_SECONDS = 0.3
 _PARALLEL = 6
 _TRIES = 3
-_GOOD_ENDS = (State.PUBLISHED, State.CLEARED, State.UNCHANGED)
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class GatewayClient:
             time.sleep(_POLL_SECONDS)
         if status["state"] == State.REJECTED:
             raise PackageRefused(refusal("the package", status["report"]["errors"]), Report(None, ()))
-        if status["state"] not in _GOOD_ENDS:
+        if status["state"] not in TAKEN_IN:
             raise UserError(f"video {sent['video_id']}: {status['state']}; `hls-pipeline status` tells why")
         return self._ask("GET", about)
 

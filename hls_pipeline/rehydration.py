@@ -24,7 +24,7 @@ from hls_pipeline.object_store import ObjectStore
 from hls_pipeline.revisions import Revision, hash_bytes
 from hls_pipeline.settings import Settings
 from hls_pipeline.staging import temp_object
-from hls_pipeline.uploads import State, Upload
+from hls_pipeline.uploads import READY, Upload
 
 _T = TypeVar("_T")
 
@@ -62,7 +62,7 @@ def rehydrate(
     Raises Conflict for an upload that was never published, ProofMissing when no node gives a file back as it was
     staged; what was brought back until then stays, and the next try goes on from there.
     """
-    if upload.state not in (State.PUBLISHED, State.CLEARED) or upload.revision is None or upload.record is None:
+    if upload.state not in READY or upload.revision is None or upload.record is None:
         raise Conflict(f"upload {upload.upload_id}: is {upload.state}; only a published revision can be brought back")
     revision = Revision(upload, store.inventory(upload.upload_id), objects, settings.s3_media, settings.policy())
     put = partial(_put, upload=upload, lease=lease, objects=objects, nodes=nodes, store=store, settings=settings)

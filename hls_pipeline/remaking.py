@@ -25,9 +25,8 @@ from hls_pipeline.metadata_store import InventoryFile, Lease, MetadataStore
 from hls_pipeline.object_store import ObjectStore
 from hls_pipeline.revisions import Revision
 from hls_pipeline.settings import Settings
-from hls_pipeline.uploads import ACCEPTED_UNDER, IN_WORK, Drop, DropObject, State, Upload
+from hls_pipeline.uploads import ACCEPTED_UNDER, IN_WORK, READY, Drop, DropObject, State, Upload
 
-READY = (State.PUBLISHED, State.CLEARED)
 PREFIX = "ipfs://"
 """Start of a drop's prefix that says: its bytes are those of a revision that is on IPFS."""
 

@@ -39,7 +39,7 @@ from hls_pipeline.object_store import ObjectStore
 from hls_pipeline.revisions import Revision
 from hls_pipeline.settings import Settings
 from hls_pipeline.tracing import observed
-from hls_pipeline.uploads import State, Upload
+from hls_pipeline.uploads import READY, State, Upload
 
 _GIVEN_UP = frozenset({State.WITHDRAWN, State.SUPERSEDED})
 """States in which nothing is brought onto IPFS any more, whoever asks for it."""
@@ -230,7 +230,7 @@ def finalize(upload: Upload, lease: Lease, objects: ObjectStore, store: Metadata
             run_id=lease.run_id,
             now=now,
         )
-    elif upload.state in remaking.READY:
+    elif upload.state in READY:
         _revise(upload, lease, store, settings)
     mirror_document(lease, objects, store, settings)
     upload = store.upload(upload.upload_id)

@@ -23,7 +23,7 @@ from hls_pipeline.hls.policy import Limits
 from hls_pipeline.hls.sources import Source
 from hls_pipeline.metadata_store import MetadataStore, Version
 from hls_pipeline.object_store import ObjectStore
-from hls_pipeline.uploads import State, Upload
+from hls_pipeline.uploads import IN_WORK, State, Upload
 
 Progress = Callable[[int], None]
 """Told how many more bytes went."""
@@ -96,12 +96,9 @@ def follow(sent: Sent, store: MetadataStore) -> Iterator[Upload]:
             upload_id = upload.upload_id
             seen = upload.state
             yield upload
-            if seen in _ENDS:
+            if seen not in IN_WORK:
                 return
         time.sleep(_POLL_SECONDS)
-
-
-_ENDS = frozenset(State) - {State.RECEIVED, State.STAGED, State.PINNED}
 
 
 def documents(store: MetadataStore, upload: Upload) -> tuple[Version, ...]:

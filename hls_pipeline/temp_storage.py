@@ -21,7 +21,7 @@ from hls_pipeline.lifecycle import CLEARED_TAG
 from hls_pipeline.metadata_store import Lease, MetadataStore, TempObject
 from hls_pipeline.object_store import ObjectStore, ObjectVersion
 from hls_pipeline.settings import Settings
-from hls_pipeline.uploads import State, Upload
+from hls_pipeline.uploads import READY, Upload
 
 _AT_ONCE = 500
 """Objects removed between two renewals of the lease: well within a lease at 100 requests a second."""
@@ -129,7 +129,7 @@ def _confirmed(
 def _oddity(upload: Upload, found: Found) -> dict[str, Any] | None:
     """Versions with the bytes that were staged may be several: a try that was cut off is repeated."""
     item, contents = found.item, [version for version in found.versions if not version.marker]
-    if item.etag is None and upload.state in (State.PUBLISHED, State.CLEARED) and contents:
+    if item.etag is None and upload.state in READY and contents:
         return _finding(item, "was never confirmed as staged", contents[0])
     for version in contents:
         if item.etag is not None and (version.etag, version.size) != (item.etag, item.size):

@@ -50,7 +50,10 @@ MOVES: dict[State, frozenset[State]] = {
 IN_WORK = frozenset({State.RECEIVED, State.STAGED, State.PINNED})
 """States from which the path goes on by itself."""
 
-TAKEN_IN = frozenset({State.PUBLISHED, State.CLEARED, State.UNCHANGED})
+READY = frozenset({State.PUBLISHED, State.CLEARED})
+"""States in which all of the revision is on IPFS, and its final document a version."""
+
+TAKEN_IN = READY | {State.UNCHANGED}
 """States in which nothing of the drop is needed in the inbox any more."""
 
 PRIVATE_KEYS = "private_keys"

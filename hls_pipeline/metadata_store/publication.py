@@ -16,7 +16,7 @@ from hls_pipeline.errors import Conflict
 from hls_pipeline.metadata_store import rows
 from hls_pipeline.metadata_store.database import Database
 from hls_pipeline.metadata_store.rows import InventoryFile, Lease, TempObject
-from hls_pipeline.uploads import IN_WORK, State, Upload
+from hls_pipeline.uploads import IN_WORK, READY, State, Upload
 from hls_pipeline.versions import Version
 
 
@@ -118,7 +118,7 @@ class Publication(Database):
         with self._write(lease) as db:
             upload = rows.get_upload(db, lease.upload_id)
             assert upload.revision is not None
-            if upload.state in (State.PUBLISHED, State.CLEARED):
+            if upload.state in READY:
                 done = versions.newest_of_revision(db, lease.video_id, upload.revision)
                 assert done is not None
                 return done
@@ -135,7 +135,7 @@ class Publication(Database):
         """A published revision has another document from now on; the earlier ones stay readable."""
         with self._write(lease) as db:
             upload = rows.get_upload(db, lease.upload_id)
-            if upload.state not in (State.PUBLISHED, State.CLEARED) or upload.revision is None:
+            if upload.state not in READY or upload.revision is None:
                 raise Conflict(f"upload {lease.upload_id}: is {upload.state}; only what is published can be revised")
             shown = upload.revision == rows.get_video(db, lease.video_id).current_revision
             return versions.add(db, lease.video_id, upload.revision, document, shown=shown, **about)

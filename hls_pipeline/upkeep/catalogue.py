@@ -23,10 +23,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from hls_pipeline import clock, tables
 from hls_pipeline.ipfs.kubo import Kubo
 from hls_pipeline.metadata_store import MetadataStore
-from hls_pipeline.uploads import State
-
-READY = (State.PUBLISHED, State.CLEARED)
-"""States of the uploads whose roots every node is to keep."""
+from hls_pipeline.uploads import READY, State
 
 _PAGE = 1000  # rows at a time
 _DAY, _NIGHT = timedelta(days=1), timedelta(hours=12)

@@ -28,9 +28,9 @@ from hls_pipeline.metadata_store import MetadataStore
 from hls_pipeline.object_store import ObjectStore
 from hls_pipeline.settings import Settings
 from hls_pipeline.upkeep import anchors, drift
-from hls_pipeline.upkeep.catalogue import READY, Ledger
+from hls_pipeline.upkeep.catalogue import Ledger
 from hls_pipeline.upkeep.drift import Finding, Mark, Report
-from hls_pipeline.uploads import IN_WORK, ON_RECORD, PRIVATE_KEYS, DropObject, State, Upload
+from hls_pipeline.uploads import IN_WORK, ON_RECORD, PRIVATE_KEYS, READY, DropObject, State, Upload
 
 _PAGE = 1000
 _SETTLING = timedelta(minutes=5)

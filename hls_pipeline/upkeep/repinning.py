@@ -29,7 +29,7 @@ from hls_pipeline.settings import Settings
 from hls_pipeline.upkeep import alerts, catalogue
 from hls_pipeline.upkeep.alerts import Problem
 from hls_pipeline.upkeep.catalogue import Ledger, Wanted
-from hls_pipeline.uploads import Upload
+from hls_pipeline.uploads import READY, Upload
 
 _NAMED = 100
 """Problems that are told one by one; the rest are counted."""
@@ -240,7 +240,7 @@ class _Keeper:
         upload = self.store.upload(wanted.upload_id)
         with work.holding(upload, f"hand:{uuid.uuid4()}", self.store, self.settings, last=True) as lease:
             upload = self.store.upload(wanted.upload_id)
-            if upload.state not in catalogue.READY:
+            if upload.state not in READY:
                 return False
             self.store.claim(lease, wanted.root)
             receipts = _refill(node, wanted, self._sources(node, wanted, upload), upload)
@@ -263,7 +263,7 @@ class _Keeper:
         """The upload itself has not failed when a service has: only an outage passes on."""
         upload, away = self.store.upload(wanted.upload_id), None
         with work.holding(upload, f"hand:{uuid.uuid4()}", self.store, self.settings, last=True) as lease:
-            if self.store.upload(wanted.upload_id).state not in catalogue.READY:
+            if self.store.upload(wanted.upload_id).state not in READY:
                 return
             try:
                 pinning.request_again(service, wanted.root, known, upload, lease, self.store)
