@@ -35,7 +35,7 @@ from hls_pipeline.ipfs.proof import Level, Receipt, confirm
 from hls_pipeline.ipfs.unixfs import Node, build_directory, entries, inspect, read_file, resolve
 from hls_pipeline.metadata_store import InventoryFile, MetadataStore
 from hls_pipeline.object_store import ObjectStore
-from hls_pipeline.revisions import Revision, hash_bytes
+from hls_pipeline.revisions import Revision, content_id, hash_bytes
 from hls_pipeline.settings import Settings
 from hls_pipeline.uploads import ACCEPTED_UNDER, PRIVATE_KEYS, READY, Drop, DropObject, State, Upload
 from hls_pipeline.whole_file import whole_file
@@ -147,7 +147,7 @@ def _judged(car: CarFile, proof: Evidence, policy: Policy) -> Archive:
     if found.package is None or not found.report.accepted:
         raise PackageRefused("the package in the archive breaks our rules", found.report)
     for item in revision.documents():
-        if str(hash_bytes(relative(item), proof.unixfs)[0].cid) != revision.by_path[item.path].cid:
+        if content_id([relative(item)], proof.unixfs) != revision.by_path[item.path].cid:
             raise Corruption(f"{item.path} is not what its original becomes")
     record = replicas.SmallDirectory.of(renderings.record(revision), revision.profile).directory
     manifest = record.nodes[keys.record_manifest(proof.playlist)]

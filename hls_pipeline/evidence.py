@@ -25,9 +25,9 @@ from hls_pipeline.hls.policy import Policy
 from hls_pipeline.hls.rewriting import relative
 from hls_pipeline.hls.sources import Source
 from hls_pipeline.ipfs.cid import Cid
-from hls_pipeline.ipfs.unixfs import PROFILES, FileBuilder, Node, Profile, build_directory
+from hls_pipeline.ipfs.unixfs import PROFILES, Node, Profile, build_directory
 from hls_pipeline.metadata_store import InventoryFile, MetadataStore
-from hls_pipeline.revisions import hash_bytes
+from hls_pipeline.revisions import content_id
 from hls_pipeline.uploads import ACCEPTED_UNDER, Upload
 
 MAX_SIZE = 256 << 20
@@ -302,7 +302,9 @@ def compare(evidence: Evidence, source: Source, policy: Policy) -> Iterator[str]
     for file in evidence.files:
         if file.path not in sizes:
             yield f"{file.path}: is not in the package"
-        elif rewritten.get(file.path) != file.cid and (found := _content_id(source, file.path, evidence)) != file.cid:
+        elif rewritten.get(file.path) == file.cid:
+            continue
+        elif (found := content_id(source.read(file.path), evidence.unixfs)) != file.cid:
             yield f"{file.path}: has the content id {found}, not {file.cid}"
 
 
@@ -313,14 +315,7 @@ def _rewritten(evidence: Evidence, source: Source, policy: Policy) -> dict[str, 
     if package is None:
         return {}
     documents: list[Playlist | SideFile] = [*package.playlists.values(), *package.side_files.values()]
-    return {item.path: str(hash_bytes(relative(item), evidence.unixfs)[0].cid) for item in documents}
-
-
-def _content_id(source: Source, path: str, evidence: Evidence) -> str:
-    builder = FileBuilder(evidence.unixfs)
-    for piece in source.read(path):
-        builder.feed(piece)
-    return str(builder.finish()[0].cid)
+    return {item.path: content_id([relative(item)], evidence.unixfs) for item in documents}
 
 
 def _object(text: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from hls_pipeline.ipfs.kubo import Kubo
 from hls_pipeline.ipfs.unixfs import FileBuilder, Profile
 from hls_pipeline.metadata_store import InventoryFile, Lease, MetadataStore, TempObject
 from hls_pipeline.object_store import ObjectStore
-from hls_pipeline.revisions import Revision, hash_bytes
+from hls_pipeline.revisions import Revision, content_id
 from hls_pipeline.settings import Settings
 from hls_pipeline.staging import temp_object
 from hls_pipeline.uploads import READY, Upload
@@ -143,7 +143,7 @@ def _manifests(revision: Revision) -> list[_Copy]:
 
 
 def _small(key: str, data: bytes, profile: Profile) -> _Copy:
-    return _Copy(key, PLAYLIST_TYPE, len(data), str(hash_bytes(data, profile)[0].cid), lambda _: iter([data]))
+    return _Copy(key, PLAYLIST_TYPE, len(data), content_id([data], profile), lambda _: iter([data]))
 
 
 def _blocks(root: str, nodes: Sequence[Kubo]) -> dict[Cid, bytes]:
@@ -157,8 +157,7 @@ def verified(file: InventoryFile, profile: Profile, node: Kubo) -> Iterator[byte
     for piece in node.read(Cid.parse(file.cid)):
         yield held
         held = piece
-        for _ in builder.feed(piece):
-            pass
+        builder.feed(piece)
     made, _ = builder.finish()
     if str(made.cid) != file.cid:
         raise ProofMissing(f"{file.path}: {node.name} gives other bytes than were staged ({made.cid}, not {file.cid})")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from hls_pipeline import documents, keys
 from hls_pipeline.hls.model import Playlist, Reference, SideFile
 from hls_pipeline.hls.rewriting import rewrite
-from hls_pipeline.revisions import Revision, hash_bytes
+from hls_pipeline.revisions import Revision, content_id
 
 
 def s3_form(document: Playlist | SideFile, revision: Revision) -> bytes:
@@ -44,7 +44,7 @@ def ipfs_forms(revision: Revision) -> dict[str, bytes]:
 
     for document in revision.documents():
         rendered[document.path] = rewrite(document, rename)
-        cids[document.path] = str(hash_bytes(rendered[document.path], revision.profile)[0].cid)
+        cids[document.path] = content_id([rendered[document.path]], revision.profile)
     return rendered
 
 

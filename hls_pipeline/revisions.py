@@ -40,6 +40,14 @@ def hash_bytes(data: bytes, profile: Profile) -> tuple[Node, list[Block]]:
     return made, [*blocks, *rest]
 
 
+def content_id(pieces: Iterable[bytes], profile: Profile) -> str:
+    """Of a file that is read once, piece by piece."""
+    builder = FileBuilder(profile)
+    for piece in pieces:
+        builder.feed(piece)
+    return str(builder.finish()[0].cid)
+
+
 @dataclass(frozen=True)
 class Revision:
     """One accepted revision: what is on record of it, and where its bytes lie."""

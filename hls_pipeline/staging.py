@@ -24,7 +24,7 @@ from hls_pipeline.ipfs.car import Block
 from hls_pipeline.ipfs.unixfs import FileBuilder, Node, Profile
 from hls_pipeline.metadata_store import InventoryFile, Lease, MetadataStore, TempObject
 from hls_pipeline.object_store import ObjectStore, Stored
-from hls_pipeline.revisions import Revision, hash_bytes
+from hls_pipeline.revisions import Revision, content_id, hash_bytes
 from hls_pipeline.settings import Settings
 from hls_pipeline.uploads import Upload
 
@@ -105,7 +105,7 @@ def examine(
     for document in documents:
         node, made = hash_bytes(relative(document), profile)
         contents.nodes[document.path] = node
-        contents.originals[document.path] = str(hash_bytes(document.data, profile)[0].cid)
+        contents.originals[document.path] = content_id([document.data], profile)
         contents.blocks.update((cid.digest, len(block)) for cid, block in made)
     return package, Report(package.root, bounded(findings)), contents
 

@@ -16,10 +16,11 @@ from typing import Any
 
 from hls_pipeline import clock, keys
 from hls_pipeline.errors import Corruption, ProofMissing
-from hls_pipeline.ipfs.unixfs import PROFILES, FileBuilder
+from hls_pipeline.ipfs.unixfs import PROFILES
 from hls_pipeline.lifecycle import CLEARED_TAG
 from hls_pipeline.metadata_store import Lease, MetadataStore, TempObject
 from hls_pipeline.object_store import ObjectStore, ObjectVersion
+from hls_pipeline.revisions import content_id
 from hls_pipeline.settings import Settings
 from hls_pipeline.uploads import READY, Upload
 
@@ -118,11 +119,8 @@ def _confirmed(
     newest = next((version for version in seen if version.latest and not version.marker), None)
     if item.etag is not None or item.content_id is None or newest is None:
         return item
-    builder = FileBuilder(PROFILES[upload.profile or settings.ipfs_profile])
-    for piece in objects.read(settings.s3_media, newest.key, etag=newest.etag):
-        for _ in builder.feed(piece):
-            pass
-    same = str(builder.finish()[0].cid) == item.content_id
+    there = objects.read(settings.s3_media, newest.key, etag=newest.etag)
+    same = content_id(there, PROFILES[upload.profile or settings.ipfs_profile]) == item.content_id
     return replace(item, etag=newest.etag, size=newest.size) if same else item
 
 
