@@ -4,20 +4,16 @@ What happens to a video on its way belongs in `assets/`, what answers to somethi
 few lines around a function of the plain modules, and says in its output what it did.
 """
 
-from collections.abc import Iterator
 from datetime import timedelta
 
 import dagster as dg
 
 from hls_pipeline import clock, jobs, settings
-from hls_pipeline.assets.frame import videos
 from hls_pipeline.errors import PipelineError
 from hls_pipeline.queue import broker
+from hls_pipeline.queue.requests import VIDEOS
 from hls_pipeline.resources.metadata import MetadataResource
-from hls_pipeline.upkeep import retention, retries
-
-_AT_ONCE = 500
-"""Partition keys held in memory."""
+from hls_pipeline.upkeep import partitions, retention, retries
 
 
 @dg.op
@@ -27,19 +23,11 @@ def archive_settled_partitions(context: dg.OpExecutionContext, metadata: Metadat
     """
     before = clock.now() - timedelta(days=settings.load().partition_keep_days)
     archived = 0
-    for page in _partition_keys(context.instance):
+    for page in partitions.pages(context.instance):
         for video_id in metadata.store().settled(page, before):
-            context.instance.delete_dynamic_partition(str(videos.name), video_id)
+            context.instance.delete_dynamic_partition(VIDEOS, video_id)
             archived += 1
     context.add_output_metadata({"archived": archived})
-
-
-def _partition_keys(instance: dg.DagsterInstance) -> Iterator[list[str]]:
-    cursor, more = None, True
-    while more:
-        page = instance.get_paginated_dynamic_partitions(str(videos.name), _AT_ONCE, ascending=True, cursor=cursor)
-        yield list(page.results)
-        cursor, more = page.cursor, page.has_more
 
 
 @dg.job(

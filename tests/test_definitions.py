@@ -16,11 +16,12 @@ import pytest
 import sqlalchemy as sa
 from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 
-from hls_pipeline import clock, metadata_store, schedules, tables
+from hls_pipeline import clock, metadata_store, tables
 from hls_pipeline.definitions import defs
 from hls_pipeline.queue.requests import UPLOAD_TAG
 from hls_pipeline.sensors.cleanup import cleanup
 from hls_pipeline.sensors.inbox import inbox
+from hls_pipeline.upkeep import partitions
 from hls_pipeline.uploads import State
 from tests.services import World, free_ports, package
 
@@ -342,7 +343,7 @@ def test_a_video_at_rest_is_archived_its_history_stays_and_work_on_it_brings_it_
     path = run(tick(inbox, instance), "ingest", "inbox", instance)
     assert run(tick(cleanup, instance), "clear", "cleanup", instance).success
     world.publish_package("waits", package(f"{request.node.name} waits"))
-    monkeypatch.setattr(schedules, "_AT_ONCE", 2)
+    monkeypatch.setattr(partitions, "_AT_ONCE", 2)
     instance.add_dynamic_partitions("videos", ["waits", "by_hand"])
 
     def archive(days: float) -> set[str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import chain
 from pathlib import Path
 
 from dagster import DagsterInstance, DagsterInvalidConfigError
@@ -12,17 +13,22 @@ from dagster_postgres.utils import DagsterPostgresException
 from dagster_shared.error import DagsterError
 
 from hls_pipeline.errors import Outage
+from hls_pipeline.queue.requests import VIDEOS
 
-_AT_ONCE = 1000
+_AT_ONCE = 500  # keys held in memory
+
+
+def pages(instance: DagsterInstance) -> Iterator[Sequence[str]]:
+    """The key of every video that is listed, some at a time."""
+    cursor, more = None, True
+    while more:
+        page = instance.get_paginated_dynamic_partitions(VIDEOS, _AT_ONCE, ascending=True, cursor=cursor)
+        yield page.results
+        cursor, more = page.cursor, page.has_more
 
 
 def names(instance: DagsterInstance) -> Iterator[str]:
-    """The key of every video that is listed, a page at a time."""
-    cursor, more = None, True
-    while more:
-        page = instance.get_paginated_dynamic_partitions("videos", _AT_ONCE, ascending=True, cursor=cursor)
-        yield from page.results
-        cursor, more = page.cursor, page.has_more
+    return chain.from_iterable(pages(instance))
 
 
 def _opened(folder: Path) -> AbstractContextManager[DagsterInstance | None]:
