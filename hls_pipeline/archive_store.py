@@ -6,7 +6,7 @@ Functions over the metadata store; what an archive is and why it may be believed
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from hls_pipeline import claims, clock, keys, tables, versions
 from hls_pipeline import receipts as chained
 from hls_pipeline.errors import Conflict
-from hls_pipeline.metadata_store import InventoryFile, MetadataStore
+from hls_pipeline.metadata_store import InventoryFile, MetadataStore, rows
 from hls_pipeline.uploads import State, Upload
 
 
@@ -47,12 +47,11 @@ def add(
     try:
         with store.writing() as db:
             db.execute(sa.insert(tables.video).values(video_id=upload.video_id, created_at=now, versions=0))
-            own = {field.name: getattr(upload, field.name) for field in fields(upload) if field.name != "drop"}
-            db.execute(sa.insert(tables.upload).values(**{**own, **columns}, drop=upload.drop.to_json()))
+            own = {**rows.values(upload), "drop": upload.drop.to_json()}
+            db.execute(sa.insert(tables.upload).values(**{**own, **columns}))
             for state in (State.RECEIVED, State.PUBLISHED):
-                values = {"upload_id": upload.upload_id, "state": state, "time": now, "run_id": None}
-                db.execute(sa.insert(tables.state_change).values(**values))
-            db.execute(sa.insert(tables.inventory), [_row(upload, file) for file in files])
+                rows.note_state(db, upload.upload_id, state, now, None)
+            rows.add_inventory(db, upload.upload_id, [_as_on_record(upload, file) for file in files])
             for root in {upload.root, upload.record} - {None}:
                 claims.add(db, str(root), upload.upload_id, now)
             kinds = [("proof", receipt) for receipt in receipts] + [("provenance", provenance)]
@@ -69,14 +68,12 @@ def add(
                 now=now,
                 shown=True,
             )
-            about_video = sa.update(tables.video).filter_by(video_id=upload.video_id)
-            db.execute(about_video.values(current_revision=upload.revision))
+            rows.set_video(db, upload.video_id, current_revision=upload.revision)
     except sa.exc.IntegrityError as error:
         raise Conflict(f"video {upload.video_id}: somebody used this id at the same moment; try again") from error
 
 
-def _row(upload: Upload, file: InventoryFile) -> dict[str, Any]:
-    """As on record: nothing of it lies in S3, but it is known where it does once it is brought back."""
-    values = {field.name: getattr(file, field.name) for field in fields(file)}
+def _as_on_record(upload: Upload, file: InventoryFile) -> InventoryFile:
+    """Nothing of it lies in S3, but it is known where it does once it is brought back."""
     key = keys.stored(upload.video_id, upload.revision or 0, file.cid, file.path, playlist=file.is_playlist)
-    return {**values, "upload_id": upload.upload_id, "key": key, "source_key": None}
+    return replace(file, key=key, source_key=None)

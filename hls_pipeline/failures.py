@@ -10,14 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from hls_pipeline import tables
 from hls_pipeline.errors import PipelineError
-from hls_pipeline.metadata_store import MetadataStore
+from hls_pipeline.metadata_store import MetadataStore, rows
 from hls_pipeline.uploads import Upload
 
 UNEXPECTED = "unexpected"
@@ -87,12 +85,11 @@ def advice(code: str) -> Advice:
 def note(store: MetadataStore, upload: Upload, code: str, message: str, now: datetime) -> None:
     """A try of `upload` failed in the state it is in."""
     table = tables.failure
-    values = {"upload_id": upload.upload_id, "state": upload.state, "code": code}
+    key = {"upload_id": upload.upload_id, "state": upload.state, "code": code}
+    newest = {"last_at": now, "message": message}
     with store.writing() as db:
-        insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[db.dialect.name](table)
-        statement = insert.values(**values, count=1, first_at=now, last_at=now, message=message)
-        again = {"count": table.c.count + 1, "last_at": now, "message": message}
-        db.execute(statement.on_conflict_do_update(index_elements=list(values), set_=again))
+        again = {"count": table.c.count + 1, **newest}
+        rows.insert_or_update(db, table, key, {"count": 1, "first_at": now, **newest}, again)
 
 
 def last_code(store: MetadataStore, upload_id: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar, cast
 
@@ -21,7 +21,7 @@ from hls_pipeline.ipfs import reading
 from hls_pipeline.ipfs.cid import Cid
 from hls_pipeline.ipfs.kubo import Kubo
 from hls_pipeline.ipfs.unixfs import PROFILES, Directory, Profile, build_directory
-from hls_pipeline.metadata_store import InventoryFile, Lease, MetadataStore
+from hls_pipeline.metadata_store import InventoryFile, Lease, MetadataStore, rows
 from hls_pipeline.object_store import ObjectStore
 from hls_pipeline.revisions import Revision
 from hls_pipeline.settings import Settings
@@ -247,11 +247,6 @@ def _enter(drop: Drop, found: _Examined, lease: Lease, store: MetadataStore) -> 
             )
         )
         for state in (State.RECEIVED, State.STAGED):
-            about = {"upload_id": upload_id, "state": state, "time": now, "run_id": lease.run_id}
-            db.execute(sa.insert(tables.state_change).values(**about))
-        db.execute(sa.insert(tables.inventory), [_row(upload_id, file) for file in found.files])
+            rows.note_state(db, upload_id, state, now, lease.run_id)
+        rows.add_inventory(db, upload_id, found.files)
     return store.upload(upload_id)
-
-
-def _row(upload_id: str, file: InventoryFile) -> dict[str, Any]:
-    return {"upload_id": upload_id, **{field.name: getattr(file, field.name) for field in fields(file)}}

@@ -46,10 +46,7 @@ class Publication(Database):
             if rows.next_revision(db, lease.video_id) != revision:
                 raise Conflict(f"upload {lease.upload_id}: revision {revision} is taken")
             rows.set_upload(db, lease.upload_id, revision=revision, facts=dict(facts), **columns)
-            db.execute(
-                sa.insert(tables.inventory),
-                [{"upload_id": lease.upload_id, **rows.values(item)} for item in files],
-            )
+            rows.add_inventory(db, lease.upload_id, files)
             rows.add_objects(db, lease.upload_id, objects)
             return rows.get_upload(db, lease.upload_id)
 

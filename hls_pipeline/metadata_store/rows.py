@@ -119,8 +119,19 @@ def is_held(video_id: sa.ColumnElement[str], now: datetime) -> sa.ColumnElement[
 def insert_new(db: sa.Connection, table: sa.Table, **values: Any) -> bool:
     """Whether the row is new. One that is there already stays as it is, also when another transaction made it in the
     same moment."""
-    insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[db.dialect.name](table)
-    return bool(db.execute(insert.values(**values).on_conflict_do_nothing()).rowcount)
+    return bool(db.execute(_insert(db, table).values(**values).on_conflict_do_nothing()).rowcount)
+
+
+def insert_or_update(
+    db: sa.Connection, table: sa.Table, key: Mapping[str, Any], new: Mapping[str, Any], again: Mapping[str, Any]
+) -> None:
+    """A row of this primary key with the values `new`; of one that is there already only those in `again` change."""
+    statement = _insert(db, table).values(**key, **new)
+    db.execute(statement.on_conflict_do_update(index_elements=list(key), set_=dict(again)))
+
+
+def _insert(db: sa.Connection, table: sa.Table) -> Any:
+    return {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[db.dialect.name](table)
 
 
 def lock_video(db: sa.Connection, video_id: str) -> None:
@@ -152,6 +163,10 @@ def note_state(db: sa.Connection, upload_id: str, state: State, now: datetime, r
 def next_revision(db: sa.Connection, video_id: str) -> int:
     newest = sa.select(sa.func.max(tables.upload.c.revision)).where(tables.upload.c.video_id == video_id)
     return (db.execute(newest).scalar() or 0) + 1
+
+
+def add_inventory(db: sa.Connection, upload_id: str, files: Iterable[InventoryFile]) -> None:
+    db.execute(sa.insert(tables.inventory), [{"upload_id": upload_id, **values(file)} for file in files])
 
 
 def add_objects(db: sa.Connection, upload_id: str, objects: Sequence[TempObject]) -> None:

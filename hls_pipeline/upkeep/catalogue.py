@@ -18,11 +18,10 @@ from types import TracebackType
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from hls_pipeline import clock, tables
 from hls_pipeline.ipfs.kubo import Kubo
-from hls_pipeline.metadata_store import MetadataStore
+from hls_pipeline.metadata_store import MetadataStore, rows
 from hls_pipeline.uploads import READY, State
 
 _PAGE = 1000  # rows at a time
@@ -211,11 +210,9 @@ _PROVEN = "max(coalesce(proven.at, ''), wanted.since)"
 
 def note_proof(store: MetadataStore, peer_id: str, root: str, now: datetime) -> None:
     """The node gave back every block of the root just now."""
-    table = tables.replica_proof
+    key, proven = {"root": root, "peer_id": peer_id}, {"proven_at": now}
     with store.writing() as db:
-        insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[db.dialect.name](table)
-        statement = insert.values(root=root, peer_id=peer_id, proven_at=now)
-        db.execute(statement.on_conflict_do_update(index_elements=["root", "peer_id"], set_={"proven_at": now}))
+        rows.insert_or_update(db, tables.replica_proof, key, proven, proven)
 
 
 def forget_old_proofs(store: MetadataStore) -> None:

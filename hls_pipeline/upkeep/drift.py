@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from hls_pipeline import clock, tables
-from hls_pipeline.metadata_store import MetadataStore
+from hls_pipeline.metadata_store import MetadataStore, rows
 
 KINDS = {
     "orphan_objects": "S3 has objects of a video or revision that the database does not know",
@@ -102,8 +102,7 @@ def resumed(store: MetadataStore, name: str) -> Mark:
 def note(store: MetadataStore, name: str, mark: Mark) -> None:
     values = {"time": clock.now(), "content": asdict(mark)}
     with store.writing() as db:
-        if not db.execute(sa.update(tables.checkpoint).filter_by(name=name).values(**values)).rowcount:
-            db.execute(sa.insert(tables.checkpoint).values(name=name, **values))
+        rows.insert_or_update(db, tables.checkpoint, {"name": name}, values, values)
 
 
 def forget(store: MetadataStore, name: str) -> None:
