@@ -18,7 +18,7 @@ from hls_pipeline.cli import app
 from hls_pipeline.errors import Corruption, Outage
 from hls_pipeline.ipfs.cid import Cid
 from hls_pipeline.object_store import ObjectStore
-from hls_pipeline.upkeep import anchors, drift, reconciliation
+from hls_pipeline.upkeep import anchors, drift, looking, reconciliation
 from hls_pipeline.upkeep.drift import Report
 from hls_pipeline.uploads import State, Upload
 from tests import services
@@ -338,7 +338,7 @@ class Breaking(ObjectStore):
 
 
 def test_a_look_that_was_cut_off_goes_on_where_it_was(world: World, seed: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reconciliation, "_PAGE", 2)
+    monkeypatch.setattr(looking, "_PAGE", 2)
     upload = world.publish_package("v", package(seed))
     world.objects.put(MEDIA, "a-stray/r1/media/x.ts", b"1", "text/plain")
     lost = sorted(key for key in world.media() if "/media/" in key and key.startswith("v/"))[-1]

@@ -9,15 +9,12 @@ with `remove_unknown`, when it is old. The phases are in the order of `_phases`.
 from __future__ import annotations
 
 import re
-import sqlite3
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
-from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -27,20 +24,16 @@ from hls_pipeline.ipfs.kubo import Kubo
 from hls_pipeline.metadata_store import MetadataStore
 from hls_pipeline.object_store import ObjectStore
 from hls_pipeline.settings import Settings
-from hls_pipeline.upkeep import anchors, drift
+from hls_pipeline.upkeep import anchors, drift, key_bucket
 from hls_pipeline.upkeep.catalogue import Ledger
-from hls_pipeline.upkeep.drift import Finding, Mark, Report
-from hls_pipeline.uploads import IN_WORK, ON_RECORD, PRIVATE_KEYS, READY, DropObject, State, Upload
+from hls_pipeline.upkeep.drift import Report
+from hls_pipeline.upkeep.looking import Look, Seen, pages
+from hls_pipeline.uploads import IN_WORK, ON_RECORD, READY, DropObject, State, Upload
 
-_PAGE = 1000
 _SETTLING = timedelta(minutes=5)
 """What was written later than this before the look began is not judged: it may just be on its way."""
 _KEY = re.compile(rf"({keys.VIDEO_ID.pattern})/(?:r([0-9]+)/(media|original|s3|unreferenced)/.|{keys.METADATA}$)")
-_PRIVATE_KEY = re.compile(rf"({keys.VIDEO_ID.pattern})/r([0-9]+)/.")
 _PIN = re.compile(rf"({keys.VIDEO_ID.pattern}) (?:r([0-9]+)|record)")
-
-_T = TypeVar("_T")
-
 
 Partitions = Callable[[], Iterator[str]]
 
@@ -64,13 +57,13 @@ def reconcile(
     if remove_unknown:
         anchors.goes_on(store, objects, nodes, settings)
     mark = drift.resumed(store, name)
-    with _Seen() as seen:
+    with Seen() as seen:
         settled = clock.parse(mark.report.began) - _SETTLING
-        look = _Look(objects, nodes, store, settings, apply, remove_unknown, settled, mark, seen)
-        for phase, pages in _phases(look, partitions):
+        look = _Stores(objects, nodes, store, settings, apply, remove_unknown, settled, mark, seen)
+        for phase, through in _phases(look, partitions):
             if phase in mark.done:
                 continue
-            for after in pages(mark.after if mark.phase == phase else ""):
+            for after in through(mark.after if mark.phase == phase else ""):
                 mark.phase, mark.after = phase, after
                 drift.note(store, name, mark)
             mark.done.append(phase)
@@ -79,14 +72,14 @@ def reconcile(
     return mark.report
 
 
-def _phases(look: _Look, partitions: Partitions | None) -> Iterator[tuple[str, Callable[[str], Iterator[str]]]]:
+def _phases(look: _Stores, partitions: Partitions | None) -> Iterator[tuple[str, Callable[[str], Iterator[str]]]]:
     """Each goes through its things behind a given one, and yields the last one of each page."""
     yield "objects", look.objects_of_s3
     yield "rows", look.rows
     yield "documents", look.documents
     if look.settings.s3_keys:
-        yield "private keys", look.private_keys
-        yield "uploads with keys", look.uploads_with_keys
+        yield "private keys", partial(key_bucket.stored_keys, look)
+        yield "uploads with keys", partial(key_bucket.uploads_with_keys, look)
     yield "parts", _at_once(look.parts)
     yield "uploads", look.uploads
     yield "pins", _at_once(look.pins)
@@ -97,72 +90,22 @@ def _phases(look: _Look, partitions: Partitions | None) -> Iterator[tuple[str, C
 def _at_once(phase: Callable[[], None]) -> Callable[[str], Iterator[str]]:
     """A phase of one page: cut off, it begins anew, and nothing of what it found was noted."""
 
-    def pages(_: str) -> Iterator[str]:
+    def through(_: str) -> Iterator[str]:
         phase()
         return iter(())
 
-    return pages
-
-
-class _Seen:
-    """What S3 was seen to have, in a temporary file. Whatever is not in it is asked for by itself before it counts as
-    missing, so that losing it costs time and nothing else."""
-
-    def __init__(self) -> None:
-        self._db = sqlite3.connect("")
-        self._db.execute("CREATE TABLE seen (name TEXT PRIMARY KEY, count INTEGER) WITHOUT ROWID")
-
-    def __enter__(self) -> _Seen:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._db.close()
-
-    def add(self, counts: Mapping[str, int]) -> None:
-        statement = "INSERT INTO seen VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET count = count + excluded.count"
-        with self._db:
-            self._db.executemany(statement, counts.items())
-
-    def count(self, name: str) -> int:
-        row = self._db.execute("SELECT count FROM seen WHERE name = ?", (name,)).fetchone()
-        return int(row[0]) if row else 0
+    return through
 
 
 # ---- the phases -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Look:
-    objects: ObjectStore
-    nodes: Sequence[Kubo]
-    store: MetadataStore
-    settings: Settings
-    apply: bool
-    remove_unknown: bool
-    settled: datetime
-    """Only what was written before is judged."""
-    mark: Mark
-    seen: _Seen
-
-    def _found(self, kind: str, subject: str, detail: str, **more: Any) -> None:
-        self.mark.report.add(Finding(kind, subject, detail, **more))
-
-    def _doing(self, what: str, deed: Callable[[], object]) -> str | None:
-        """`what`, if it was to be done and could be."""
-        if not self.apply:
-            return None
-        try:
-            deed()
-        except PipelineError as error:
-            self._found("not_looked_at", what, str(error))
-            return None
-        return what
-
+class _Stores(Look):
     # S3 → database
 
     def objects_of_s3(self, after: str) -> Iterator[str]:
         media = self.settings.s3_media
-        for page in _pages(self.objects.listing(media, after=after), _PAGE):
+        for page in pages(self.objects.listing(media, after=after)):
             self.mark.report.objects += len(page)
             self._judge(page)
             yield page[-1].key
@@ -175,7 +118,7 @@ class _Look:
         )
         ours = {item.key: (item, match) for item in page if (match := parsed[item.key])}
         rows = self._rows_of(ours)
-        revisions = self._revisions({match[1] for _, match in ours.values()})
+        revisions = self.revisions({match[1] for _, match in ours.values()})
         counts: dict[str, int] = defaultdict(int)
         orphans: dict[str, list[DropObject]] = defaultdict(list)
         for key, (item, match) in ours.items():
@@ -201,20 +144,6 @@ class _Look:
         with self.store.reading() as db:
             return {row.cid.removeprefix(start): row for row in db.execute(query)}
 
-    def _revisions(self, video_ids: Iterable[str]) -> dict[str, dict[int, sa.Row[Any]]]:
-        """Video → its revisions by number; videos that are not known are not in it."""
-        wanted, upload = list(video_ids), tables.upload
-        found: dict[str, dict[int, sa.Row[Any]]] = {}
-        with self.store.reading() as db:
-            for row in db.execute(sa.select(tables.video.c.video_id).where(tables.video.c.video_id.in_(wanted))):
-                found[row.video_id] = {}
-            columns = (upload.c[name] for name in ("video_id", "revision", "state", "upload_id", "root", "record"))
-            for row in db.execute(
-                sa.select(*columns).where(upload.c.video_id.in_(wanted), upload.c.revision.is_not(None))
-            ):
-                found[row.video_id][row.revision] = row
-        return found
-
     def _explained(self, revision: sa.Row[Any] | None, folder: str) -> bool:
         """Whether an object without a row of its own belongs there: extras of a revision do, and what is on its way."""
         if revision is None:
@@ -234,7 +163,7 @@ class _Look:
         if (now.etag, now.size) != (row.etag, row.size) and self._rows_of([item.key]).get(item.key) == row:
             detail = f"{now.size} bytes with ETag {now.etag}; on record are {row.size} bytes with ETag {row.etag}"
             done = self._brought_back(row.upload_id) if row.due_at is None else None
-            self._found("changed_objects", keys.s3_uri(media, item.key), detail, bytes=now.size, done=done)
+            self.found("changed_objects", keys.s3_uri(media, item.key), detail, bytes=now.size, done=done)
 
     def _orphans(self, subject: str, items: Sequence[DropObject], revisions: Mapping[str, Any]) -> None:
         newest = max(item.modified for item in items)
@@ -248,13 +177,13 @@ class _Look:
                 state = row.state
                 detail = f"the revision is {state}, and nothing on record says that these are there"
             if row is not None and state == State.WITHDRAWN:
-                done = self._doing("handed to the clean-up", partial(self._sweep, [row.upload_id]))
+                done = self.doing("handed to the clean-up", partial(self._sweep, [row.upload_id]))
         unneeded = self.remove_unknown and state != State.FAILED  # a retry may need them
         if done is None and unneeded and newest < clock.now() - timedelta(days=self.settings.orphan_days):
             wanted = [(item.key, item.etag, None) for item in items]
-            done = self._doing("removed", partial(self.objects.delete, self.settings.s3_media, wanted))
+            done = self.doing("removed", partial(self.objects.delete, self.settings.s3_media, wanted))
         size, newest_text = sum(item.size for item in items), clock.seconds_text(newest)
-        self._found(
+        self.found(
             "orphan_objects", subject, f"{detail}; newest of {newest_text}", count=len(items), bytes=size, done=done
         )
 
@@ -271,17 +200,12 @@ class _Look:
             .where(table.c.etag.is_not(None))
             .group_by(table.c.upload_id)
             .order_by(table.c.upload_id)
-            .limit(_PAGE)
         )
-        while page := self._page(query.where(table.c.upload_id > after)):
+        while page := self.page(query.where(table.c.upload_id > after)):
             for row in page:
                 if self.seen.count(row.upload_id) < row.there:
                     self._missing(self.store.upload(row.upload_id))
             yield (after := page[-1].upload_id)
-
-    def _page(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
-        with self.store.reading() as db:
-            return db.execute(query).all()
 
     def _missing(self, upload: Upload) -> None:
         media = self.settings.s3_media
@@ -301,7 +225,7 @@ class _Look:
         else:
             detail = f"the upload is {upload.state}; the clean-up forgets them"
         size = sum(item.size for item in gone)
-        self._found("missing_objects", folder, detail, count=len(gone), bytes=size, done=done)
+        self.found("missing_objects", folder, detail, count=len(gone), bytes=size, done=done)
 
     def _brought_back(self, upload_id: str) -> str | None:
         def deed() -> None:
@@ -309,20 +233,20 @@ class _Look:
             with work.holding(upload, f"hand:{uuid.uuid4()}", self.store, self.settings, last=True) as lease:
                 rehydration.rehydrate(upload, lease, self.objects, self.nodes, self.store, self.settings)
 
-        return self._doing("brought back from IPFS", deed)
+        return self.doing("brought back from IPFS", deed)
 
     def documents(self, after: str) -> Iterator[str]:
         video = tables.video
         upload = tables.upload
         on_record = sa.exists().where(upload.c.video_id == video.c.video_id, upload.c.state.in_(ON_RECORD))
         query = sa.select(video.c.video_id).where(video.c.mirrored_version == video.c.current_version, on_record)
-        while page := self._page(query.where(video.c.video_id > after).order_by(video.c.video_id).limit(_PAGE)):
+        while page := self.page(query.where(video.c.video_id > after).order_by(video.c.video_id)):
             unseen = [row.video_id for row in page if not self.seen.count(f"document {row.video_id}")]
             for video_id, there in zip(unseen, self.objects.each(self._has_document, unseen), strict=True):
                 if not there:
-                    done = self._doing("written again", partial(self._mirror, video_id))
+                    done = self.doing("written again", partial(self._mirror, video_id))
                     subject = keys.s3_uri(self.settings.s3_media, keys.current_document(video_id))
-                    self._found("missing_document", subject, "its creator does not find it", done=done)
+                    self.found("missing_document", subject, "its creator does not find it", done=done)
             yield (after := page[-1].video_id)
 
     def _has_document(self, video_id: str) -> bool:
@@ -340,48 +264,6 @@ class _Look:
         with work.holding(upload, f"hand:{uuid.uuid4()}", self.store, self.settings, last=True) as lease:
             steps.mirror_document(lease, self.objects, self.store, self.settings)
 
-    # the bucket of keys: reported and nothing else, each may be the only one that opens a video
-
-    def private_keys(self, after: str) -> Iterator[str]:
-        for page in _pages(self.objects.listing(self.settings.s3_keys or "", after=after), _PAGE):
-            parsed = [(item, match) for item in page if (match := _PRIVATE_KEY.match(item.key))]
-            self.mark.report.foreign_objects += len(page) - len(parsed)
-            revisions = self._revisions({match[1] for _, match in parsed})
-            folders: dict[tuple[str, int], list[DropObject]] = defaultdict(list)
-            for item, match in parsed:
-                folders[match[1], int(match[2])].append(item)
-            self.seen.add({f"keys {keys.revision(*folder)}": len(items) for folder, items in folders.items()})
-            for (video_id, n), items in folders.items():
-                orphans = [item for item in items if item.modified < self.settled]
-                if orphans and not self._has_keys(revisions.get(video_id, {}).get(n)):
-                    subject = keys.s3_uri(self.settings.s3_keys or "", keys.revision(video_id, n))
-                    detail = "no revision that can be watched has them; if the database was restored, it may be newer"
-                    size = sum(item.size for item in orphans)
-                    self._found("orphan_keys", subject, detail, count=len(orphans), bytes=size)
-            yield page[-1].key
-
-    def _has_keys(self, revision: sa.Row[Any] | None) -> bool:
-        """Those of a revision that was given up go with the rest of it."""
-        if revision is None:
-            return False
-        if revision.state in (State.WITHDRAWN, State.SUPERSEDED):
-            return bool(self.store.temp_objects(revision.upload_id))
-        return True
-
-    def uploads_with_keys(self, after: str) -> Iterator[str]:
-        upload, bucket = tables.upload, self.settings.s3_keys or ""
-        query = sa.select(upload.c.upload_id, upload.c.facts).where(upload.c.state.in_(ON_RECORD))
-        while page := self._page(query.where(upload.c.upload_id > after).order_by(upload.c.upload_id).limit(_PAGE)):
-            for one in (self.store.upload(row.upload_id) for row in page if (row.facts or {}).get(PRIVATE_KEYS)):
-                folder = keys.revision(one.video_id, one.revision or 0)
-                if self.seen.count(f"keys {folder}") < len(one.private_keys):
-                    there = {item.key for item in self.objects.listing(bucket, folder)}
-                    gone = [path for path in one.private_keys if folder + path not in there]
-                    if gone:
-                        detail = f"{gone[0]} and others" if len(gone) > 1 else gone[0]
-                        self._found("missing_keys", keys.s3_uri(bucket, folder), detail, count=len(gone))
-            yield (after := page[-1].upload_id)
-
     # uploads in parts, and in work
 
     def parts(self) -> None:
@@ -392,8 +274,8 @@ class _Look:
                     continue  # those of the gateway have their own sweep
                 done = None
                 if since < old:
-                    done = self._doing("given up", partial(self.objects.give_up_parts, bucket, key, parts_id))
-                self._found("dangling_parts", keys.s3_uri(bucket, key), f"since {clock.seconds_text(since)}", done=done)
+                    done = self.doing("given up", partial(self.objects.give_up_parts, bucket, key, parts_id))
+                self.found("dangling_parts", keys.s3_uri(bucket, key), f"since {clock.seconds_text(since)}", done=done)
 
     def uploads(self, after: str) -> Iterator[str]:
         upload, lease = tables.upload, tables.video_lease
@@ -403,14 +285,14 @@ class _Look:
         )
         stuck = upload.c.state.in_(IN_WORK) & (sa.func.coalesce(upload.c.not_before, upload.c.updated_at) < still)
         query = sa.select(upload).where((stuck & ~held) | (upload.c.state == State.FAILED))
-        while page := self._page(query.where(upload.c.upload_id > after).order_by(upload.c.upload_id).limit(_PAGE)):
+        while page := self.page(query.where(upload.c.upload_id > after).order_by(upload.c.upload_id)):
             for row in page:
                 kind = "failed_upload" if row.state == State.FAILED else "stuck_upload"
                 since = f"{row.state} since {clock.seconds_text(row.updated_at)}"
                 advice = (
                     f"`hls-pipeline retry {row.video_id}`" if row.state == State.FAILED else "is the daemon running?"
                 )
-                self._found(kind, f"video {row.video_id}, upload {row.upload_id}", f"{since}: {row.error or advice}")
+                self.found(kind, f"video {row.video_id}, upload {row.upload_id}", f"{since}: {row.error or advice}")
             yield (after := page[-1].upload_id)
 
     # database ↔ IPFS
@@ -421,12 +303,12 @@ class _Look:
             for node in self.nodes:
                 self._pins_of(node, ledger)
             for wanted in ledger.not_claimed():
-                done = self._doing("claimed", partial(self._claim, wanted.root, wanted.upload_id))
-                self._found("missing_claim", f"video {wanted.video_id}: {wanted.root}", "is published", done=done)
-            for page in _pages(ledger.unclaimed(), _PAGE):
+                done = self.doing("claimed", partial(self._claim, wanted.root, wanted.upload_id))
+                self.found("missing_claim", f"video {wanted.video_id}: {wanted.root}", "is published", done=done)
+            for page in pages(ledger.unclaimed()):
                 ours = [(root, match, on) for root, name, on in page if (match := _PIN.fullmatch(name))]
                 self.mark.report.foreign_pins += len(page) - len(ours)
-                known = self._revisions({match[1] for _, match, _ in ours})
+                known = self.revisions({match[1] for _, match, _ in ours})
                 for root, match, on in ours:
                     self._unclaimed(root, match, on, known.get(match[1]))
 
@@ -435,10 +317,10 @@ class _Look:
             peer_id = node.peer_id()
             ledger.read_pins(peer_id, node)
         except PipelineError as error:
-            self._found("not_looked_at", f"node {node.name}", str(error))
+            self.found("not_looked_at", f"node {node.name}", str(error))
             return
         if count := ledger.missing_count(peer_id):
-            self._found("missing_pins", f"node {node.name}", "`hls-pipeline repin` mends it", count=count)
+            self.found("missing_pins", f"node {node.name}", "`hls-pipeline repin` mends it", count=count)
 
     def _claim(self, root: str, upload_id: str) -> None:
         upload = self.store.upload(upload_id)
@@ -457,20 +339,14 @@ class _Look:
             withdrawn = [row for row in own if row.state == State.WITHDRAWN and root in (row.root, row.record)]
             if withdrawn:
                 deed = partial(self._sweep, [row.upload_id for row in withdrawn])
-                done = self._doing("handed to the clean-up", deed)
-        self._found("unclaimed_pins", f"{root}, named {name[0]!r}", f"on {on} node(s): {detail}", done=done)
+                done = self.doing("handed to the clean-up", deed)
+        self.found("unclaimed_pins", f"{root}, named {name[0]!r}", f"on {on} node(s): {detail}", done=done)
 
     # Dagster → database
 
     def partitions(self, names: Iterator[str]) -> None:
-        for page in _pages(names, _PAGE):
-            known = self._revisions(page)
+        for page in pages(names):
+            known = self.revisions(page)
             for name in page:
                 if name not in known:
-                    self._found("unknown_partitions", name, "its video is not in the database")
-
-
-def _pages(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
-    source = iter(items)
-    while page := list(islice(source, size)):
-        yield page
+                    self.found("unknown_partitions", name, "its video is not in the database")
