@@ -23,7 +23,7 @@ from hls_pipeline import archive_store, clock, documents, evidence, keys, render
 from hls_pipeline.errors import Conflict, Corruption, NotFound, PackageRefused, ProofMissing, ServiceError, UserError
 from hls_pipeline.evidence import Evidence
 from hls_pipeline.hls.findings import Findings
-from hls_pipeline.hls.metadata import read_metadata
+from hls_pipeline.hls.metadata import RESERVED, read_metadata
 from hls_pipeline.hls.package import survey
 from hls_pipeline.hls.policy import Policy
 from hls_pipeline.hls.rewriting import relative
@@ -215,7 +215,7 @@ def _upload(root: Cid, proof: Evidence, facts: dict[str, Any]) -> Upload:
 
 def _metadata(proof: Evidence, policy: Policy) -> dict[str, Any]:
     """The creator's own fields of the ready document, judged as if they had been sent to us."""
-    ours = documents.RESERVED | {"video_id"}
+    ours = RESERVED | {"video_id"}
     own = {name: value for name, value in (proof.document() or {}).items() if name not in ours}
     findings = Findings()
     read_metadata(keys.METADATA, json.dumps(own).encode(), policy.limits, findings)

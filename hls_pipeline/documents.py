@@ -16,20 +16,7 @@ import rfc8785
 from pydantic import BaseModel, ConfigDict, Field
 
 from hls_pipeline import clock, keys
-
-RESERVED = frozenset(
-    {
-        "revision",
-        "status",
-        "s3_manifest",
-        "play",
-        "estimated_completion",
-        "completed_at",
-        "replicas",
-        "video_assets",
-    }
-)
-"""Names that a creator's metadata may not use."""
+from hls_pipeline.hls.metadata import RESERVED
 
 
 class S3Assets(BaseModel):

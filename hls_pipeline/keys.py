@@ -9,8 +9,8 @@ import re
 from pathlib import PurePosixPath
 from urllib.parse import quote
 
-READY = "_READY"
-REJECTED = "_REJECTED.json"
+READY, REJECTED = "_READY", "_REJECTED.json"
+"""Marks that stand beside a package in the inbox."""
 METADATA = "metadata.json"
 RECORD_INVENTORY = "inventory.json"
 ANCHORS, INVENTORIES = "_anchors/", "_inventory/"

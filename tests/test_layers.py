@@ -99,8 +99,8 @@ def test_gateway_and_commands_import_no_dagster(name: str) -> None:
     assert [path for path in found for module in imports(path) if module.split(".")[0].startswith("dagster")] == []
 
 
-def test_the_rules_of_hls_know_nothing_of_ours_but_errors() -> None:
-    assert {other for path in modules() if part(path) == "hls" for other in ours(path)} == {"errors", "hls"}
+def test_the_rules_of_hls_know_nothing_of_ours_but_errors_and_names() -> None:
+    assert {other for path in modules() if part(path) == "hls" for other in ours(path)} == {"errors", "hls", "keys"}
 
 
 def test_ipfs_knows_nothing_of_ours_but_errors() -> None:

@@ -13,10 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
 
 from hls_pipeline.hls.findings import Findings, shown
 from hls_pipeline.hls.policy import Limits
+from hls_pipeline.keys import VIDEO_ID
 
 RESERVED = frozenset({
     "revision", "status", "s3_manifest", "play", "estimated_completion", "completed_at", "replicas", "video_assets",
 })  # fmt: skip
+"""Names in our own documents (`documents.py`), which a creator's metadata may not use."""
 _LARGEST = (1 << 53) - 1
 """Beyond this, JSON numbers differ between programs (RFC 7493 section 2.2), and so would our hashes."""
 
@@ -26,7 +28,7 @@ class CreatorFields(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True, regex_engine="python-re")
 
-    video_id: Annotated[StrictStr, Field(pattern=r"\A[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")] | None = None
+    video_id: Annotated[StrictStr, Field(pattern=rf"\A{VIDEO_ID.pattern}\Z")] | None = None
     playlist: Annotated[StrictStr, Field(min_length=1, max_length=1024)] | None = None
     """Package path of the root playlist, where more than one could be it."""
     title: Annotated[StrictStr, Field(max_length=1000)] | None = None

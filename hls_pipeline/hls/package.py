@@ -23,6 +23,7 @@ from hls_pipeline.hls.policy import Policy
 from hls_pipeline.hls.second_opinion import second_opinion
 from hls_pipeline.hls.sources import Source
 from hls_pipeline.hls.variants import compare_variants
+from hls_pipeline.keys import METADATA
 
 _SEGMENTS = frozenset({"segment", "part"})
 _ROLES = {
@@ -121,7 +122,7 @@ def _named(metadata: Mapping[str, Any], meta: str | None, sizes: Mapping[str, in
     named = metadata.get("playlist")
     if not isinstance(named, str) or meta is None:
         return None
-    beside = meta.removesuffix("metadata.json") + named
+    beside = meta.removesuffix(METADATA) + named
     return beside if named not in sizes and beside in sizes else named
 
 

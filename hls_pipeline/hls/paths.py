@@ -11,10 +11,8 @@ from collections.abc import Mapping
 
 from hls_pipeline.hls.findings import Findings, shown
 from hls_pipeline.hls.policy import Limits
+from hls_pipeline.keys import METADATA, READY, REJECTED
 
-METADATA = "metadata.json"
-_MARKS = ("_READY", "_REJECTED.json")
-"""What the inbox itself puts beside a package."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 NO_UTF8 = re.compile(r"[\ud800-\udfff]")
 """Half a surrogate pair: what Python makes of a byte of a name that is not UTF-8, and what JSON can spell."""
@@ -57,7 +55,7 @@ def path_fault(path: str, limits: Limits) -> str | None:
         return "is absolute or empty"
     if ".." in parts or "." in parts or "" in parts:
         return "has a part that is empty or dots only"
-    if path in _MARKS:
+    if path in (READY, REJECTED):
         return "is a mark of the inbox"
     if "\\" in path:
         return "holds a backslash"
