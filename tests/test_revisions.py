@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hls_pipeline.errors import ObjectMissing
+from hls_pipeline.errors import Corruption, ObjectMissing
 from hls_pipeline.object_store import ObjectStore
 from hls_pipeline.revisions import Revision
 from tests.services import MEDIA, World, media_playlist, ts
@@ -62,3 +62,11 @@ def test_what_cannot_be_read_ahead_is_told_when_its_turn_comes(revision: Revisio
     assert [str(next(blocks)[0]) for _ in range(4)] == [file.cid for file in revision.files[:4]]
     with pytest.raises(ObjectMissing, match=r"s3|bafk"):
         next(blocks)
+
+
+def test_originals_that_are_no_longer_the_accepted_package_stop_everything(revision: Revision, world: World) -> None:
+    (playlist,) = (file for file in revision.files if file.is_playlist)
+    for data in (b"<html>", media_playlist(*NAMES[1:])):
+        world.objects.put(MEDIA, playlist.key or "", data, "text/plain")
+        with pytest.raises(Corruption, match="not the package that was accepted"):
+            _ = replace(revision).package

@@ -1,23 +1,14 @@
-"""Bytes of a playlist to `Playlist`: text, tokens, kind, rules.
-
-`parse` collects findings; `read_playlist` and `read_side_file` are for documents that were accepted before and raise if
-they are not what they were.
-"""
+"""Bytes of a playlist to `Playlist`: text, tokens, kind, rules."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Mapping
 
-from hls_pipeline.errors import Corruption
 from hls_pipeline.hls.collector import collector_paused
-from hls_pipeline.hls.findings import Findings
 from hls_pipeline.hls.media_playlist import MEDIA_TAGS, MediaReader
-from hls_pipeline.hls.model import Playlist, SideFile
+from hls_pipeline.hls.model import Playlist
 from hls_pipeline.hls.multivariant import MULTIVARIANT_TAGS, MultivariantReader
-from hls_pipeline.hls.policy import Policy
 from hls_pipeline.hls.reader import Context
-from hls_pipeline.hls.side_files import SideKind, parse_side_file
 from hls_pipeline.hls.text import decode
 from hls_pipeline.hls.tokens import tokenize
 
@@ -62,35 +53,3 @@ def _report_mixed(context: Context, text: str) -> None:
     place = (text[match.start() : end if end >= 0 else None].rstrip("\r"), 0, match.end() - match.start())
     line = text.count("\n", 0, match.start()) + 1
     context.findings.add("HLS_MIXED_TAGS", context.path, line, message, place=place)
-
-
-def read_playlist(
-    path: str,
-    data: bytes,
-    files: Container[str],
-    policy: Policy | None = None,
-    imports: Mapping[str, str] | None = None,
-) -> Playlist:
-    """An accepted playlist, read again from its original bytes. `imports`: `variables` of the parent playlist.
-
-    Raises Corruption where its text can no longer be read.
-    """
-    context = Context(path, files, policy or Policy(keys="publish"), Findings(), imports or {})
-    playlist = parse(context, data)
-    if playlist is None:
-        raise _changed(context)
-    return playlist
-
-
-def read_side_file(path: str, data: bytes, kind: SideKind, files: Container[str]) -> SideFile:
-    """An accepted side file, read again from its original bytes. Raises Corruption like `read_playlist`."""
-    context = Context(path, files, Policy(), Findings())
-    side_file = parse_side_file(context, data, kind)
-    if side_file is None:
-        raise _changed(context)
-    return side_file
-
-
-def _changed(context: Context) -> Corruption:
-    reason = context.findings.result()[0]
-    return Corruption(f"{context.path} was accepted, but now breaks {reason.code}: {reason.message}")

@@ -41,8 +41,6 @@ class PinRequest:
     state: PinState
     created: str
     """As the service writes it, RFC 3339."""
-    delegates: tuple[str, ...]
-    """Multiaddrs of the peers that will fetch: our node may connect to them to be found sooner."""
 
 
 class PinningService:
@@ -58,15 +56,13 @@ class PinningService:
     def __repr__(self) -> str:
         return f"PinningService({self.name})"
 
-    def request(self, cid: Cid, name: str, origins: tuple[str, ...] = ()) -> PinRequest:
-        """Ask for a pin, unless one is there or under way; a failed one is asked for again. `origins` are multiaddrs
-        that have it. Raises Outage, ServiceRefused or ServiceError."""
+    def request(self, cid: Cid, name: str) -> PinRequest:
+        """Ask for a pin, unless one is there or under way; a failed one is asked for again. Raises Outage,
+        ServiceRefused or ServiceError."""
         present = self.find(cid)
         if present and present.state is not PinState.FAILED:
             return present
-        body: dict[str, Any] = {"cid": str(cid), "name": name[:_MAX_NAME]}
-        if origins:
-            body["origins"] = list(origins[:20])
+        body = {"cid": str(cid), "name": name[:_MAX_NAME]}
         if present:  # the old request is replaced, so that failed ones do not pile up
             return self._pin(self._ask("POST", f"/pins/{quote(present.request_id, safe='')}", body), cid)
         return self._pin(self._ask("POST", "/pins", body), cid)
@@ -81,7 +77,7 @@ class PinningService:
         """Remove every request for `cid`, and with them the pin; False if there was none."""
         found = self._requests(cid)
         for pin in found:
-            self.give_up(pin)
+            self._ask("DELETE", f"/pins/{quote(pin.request_id, safe='')}")
         return bool(found)
 
     def _requests(self, cid: Cid) -> list[PinRequest]:
@@ -89,14 +85,6 @@ class PinningService:
         answer = self._ask("GET", f"/pins?{query}")
         with border(self._what()):
             return [self._pin(result, cid) for result in _list(answer["results"])]
-
-    def look(self, pin: PinRequest) -> PinRequest:
-        """The same request as it is now."""
-        return self._pin(self._ask("GET", f"/pins/{quote(pin.request_id, safe='')}"), pin.cid)
-
-    def give_up(self, pin: PinRequest) -> None:
-        """Remove the request, and with it the pin."""
-        self._ask("DELETE", f"/pins/{quote(pin.request_id, safe='')}")
 
     def _what(self) -> str:
         return f"pinning service {self.name}"
@@ -109,11 +97,10 @@ class PinningService:
                 raise ValueError(str(error)) from error
             if (said.codec, said.digest) != (cid.codec, cid.digest):
                 raise ValueError(f"it speaks of {said}, asked was {cid}")
-            delegates = tuple(str(item)[:500] for item in _list(answer.get("delegates") or [])[:20])
             created, request_id = str(answer["created"])[:64], answer["requestid"]
             if not isinstance(request_id, str) or not 0 < len(request_id) <= 1024:
                 raise ValueError("a request without an id")
-            return PinRequest(request_id, cid, PinState(answer["status"]), created, delegates)
+            return PinRequest(request_id, cid, PinState(answer["status"]), created)
 
     def _ask(self, method: str, target: str, body: Mapping[str, Any] | None = None) -> Any:
         what = self._what()
