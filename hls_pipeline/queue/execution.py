@@ -30,14 +30,13 @@ from hls_pipeline import clock, metadata_store, object_store
 from hls_pipeline.errors import Outage
 from hls_pipeline.metadata_store import MetadataStore
 from hls_pipeline.queue import broker, leases
-from hls_pipeline.queue.instance import fail_lost_run, keep_connections
+from hls_pipeline.queue.instance import BEGUN, fail_lost_run, keep_connections
 from hls_pipeline.queue.requests import UPLOAD_TAG
 from hls_pipeline.queue.shared import Budget, Flag
 from hls_pipeline.settings import Settings
 
 _log = logging.getLogger(__name__)
 
-_BEGUN = frozenset({DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING})
 _ENDED_FROM_OUTSIDE = frozenset({DagsterRunStatus.CANCELING, DagsterRunStatus.CANCELED, DagsterRunStatus.FAILURE})
 _LOOK_SECONDS = 1.0
 _TAKEN = timedelta(seconds=30)
@@ -77,7 +76,7 @@ class Executor:
         if run is None or run.is_finished:
             leases.hide(self.store, run_id)
             return
-        if run.status not in _BEGUN:
+        if run.status not in BEGUN:
             with self._room(run, queue):
                 watch = _Watch(self, run)
                 if watch.claim() and self.status(run_id) is run.status:

@@ -27,6 +27,8 @@ from hls_pipeline.errors import Outage, UsageError
 
 _log = logging.getLogger(__name__)
 
+BEGUN = frozenset({DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING})
+"""A worker has, or had, the run."""
 _UNFINISHED = [DagsterRunStatus.NOT_STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.STARTED]
 
 

@@ -11,16 +11,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from dagster import DagsterInstance, DagsterRunStatus
+from dagster import DagsterInstance
 from dagster._core.launcher import LaunchRunContext, RunLauncher
 from dagster._serdes import ConfigurableClass, ConfigurableClassData
 
 from hls_pipeline import settings
 from hls_pipeline.errors import Outage
 from hls_pipeline.queue import broker
+from hls_pipeline.queue.instance import BEGUN
 from hls_pipeline.queue.requests import UPLOAD_TAG
-
-_BEGUN = frozenset({DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING})
 
 
 class CeleryQueueLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
@@ -58,7 +57,7 @@ class CeleryQueueLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
         if run is None or run.is_finished:
             return False
         self._instance.report_run_canceling(run)
-        if run.status not in _BEGUN:
+        if run.status not in BEGUN:
             self._instance.report_run_canceled(run)
         return True
 

@@ -13,13 +13,12 @@ import dagster as dg
 
 from hls_pipeline.metadata_store import MetadataStore
 from hls_pipeline.queue import broker, leases, requests
-from hls_pipeline.queue.instance import fail_lost_run
+from hls_pipeline.queue.instance import BEGUN, fail_lost_run
 from hls_pipeline.queue.requests import UPLOAD_TAG
 from hls_pipeline.settings import Settings
 from hls_pipeline.uploads import Upload
 
 _WAITING = (dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING)
-_BEGUN = (dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING)
 _LOOK_AGAIN = timedelta(minutes=5)
 """Long enough that a look at a long queue does not keep the sensor from what is new."""
 
@@ -33,7 +32,7 @@ def to_launch(
     messages = broker.connect(config).waiting() if config.broker_url else 0
     waiting = set()
     for run in _unfinished(instance, [upload.upload_id for upload in due]):
-        if run.status in _BEGUN:
+        if run.status in BEGUN:
             if leases.lapsed(store, run.run_id, now):
                 fail_lost_run(instance, run)
         elif messages:
@@ -53,4 +52,4 @@ def request(due: Sequence[Upload], store: MetadataStore, config: Settings, now: 
 
 
 def _unfinished(instance: dg.DagsterInstance, upload_ids: Sequence[str]) -> Sequence[dg.DagsterRun]:
-    return instance.get_runs(dg.RunsFilter(tags={UPLOAD_TAG: upload_ids}, statuses=[*_WAITING, *_BEGUN]))
+    return instance.get_runs(dg.RunsFilter(tags={UPLOAD_TAG: upload_ids}, statuses=[*_WAITING, *BEGUN]))

@@ -346,7 +346,7 @@ def test_jumping_back_in_a_large_gzip_does_not_start_over() -> None:
 @pytest.mark.parametrize("mode", ["w:", "w:gz"])
 def test_files_of_a_tar_can_be_read_by_several_threads_at_once(mode: str) -> None:
     """A package is sent to S3 file by file in parallel; readers once moved the archive under each other."""
-    files = {f"seg_{n}.ts": random.Random(n).randbytes(3_000_000) for n in range(16)}
+    files = {f"seg_{n}.ts": random.Random(n).randbytes(1_000_000) for n in range(16)}
     source = TarSource(tarred(files, mode))
     with ThreadPoolExecutor(8) as pool:
         found = dict(zip(files, pool.map(lambda path: b"".join(source.read(path)), files), strict=True))
