@@ -15,8 +15,11 @@ METADATA = "metadata.json"
 RECORD_INVENTORY = "inventory.json"
 ANCHORS, INVENTORIES = "_anchors/", "_inventory/"
 """Folders in the media bucket; no video id begins with `_`."""
-ARRIVALS = "_uploads/"
-"""Where packages wait in the media bucket that came by the gateway; never served."""
+ARRIVALS = "_arrivals/"
+"""Where packages wait in the media bucket that came through the gateway; never served. No lifecycle rule may name it: a
+server that notes at the put when an object is to end takes that along when it renames it."""
+PRESIGNED = "_uploads/"
+"""Where packages wait in the media bucket that their senders put there themselves; never served."""
 
 VIDEO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -33,8 +36,13 @@ def inbox(video_id: str, path: str = "") -> str:
 
 
 def arrival(arrival_id: str, path: str = "") -> str:
-    """Key in the media bucket of a file of a package that came by the gateway."""
+    """Key in the media bucket of a file of a package that came through the gateway."""
     return f"{ARRIVALS}{arrival_id}/{path}"
+
+
+def presigned(arrival_id: str, path: str = "") -> str:
+    """Key in the media bucket of a file that its sender put there."""
+    return f"{PRESIGNED}{arrival_id}/{path}"
 
 
 def revision(video_id: str, number: int) -> str:

@@ -51,7 +51,7 @@ def media_rules(settings: Settings) -> Sequence[_Rule]:
     name, value = CLEARED_TAG
     return (
         _rule("unfinished-uploads", "", AbortIncompleteMultipartUpload={"DaysAfterInitiation": 7}),
-        _rule("forgotten-packages", keys.ARRIVALS, Expiration={"Days": settings.inbox_keep_days}),
+        _rule("forgotten-packages", keys.PRESIGNED, Expiration={"Days": settings.inbox_keep_days}),
         _rule("old-inventories", keys.INVENTORIES, Expiration={"Days": 90}),
         {
             "ID": f"{OURS}cleared",

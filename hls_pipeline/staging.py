@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from hls_pipeline import clock, drops, keys
-from hls_pipeline.errors import ObjectChanged, ObjectMissing
+from hls_pipeline.errors import ObjectChanged, ObjectMissing, Outage
 from hls_pipeline.hls.content_types import PLAYLIST_TYPE, content_type
 from hls_pipeline.hls.findings import Finding, Report, bounded
 from hls_pipeline.hls.media import MediaProbe
@@ -176,10 +176,25 @@ def bring_to_media(
     try:
         _keep_private_keys(upload, objects, settings)
         _keep_unreferenced(upload, files, objects, settings)
-        store.objects_put(lease, objects.each(bring, list(distinct.values())))
+        brought = objects.each(bring, list(distinct.values()))
+        if renaming:
+            _require_listed(brought, upload, objects, settings)
+        store.objects_put(lease, brought)
     except (ObjectChanged, ObjectMissing) as error:
         _undo_acceptance(upload, lease, objects, store, settings)
         raise drops.changed(upload.drop) from error
+
+
+def _require_listed(brought: Iterable[TempObject], upload: Upload, objects: ObjectStore, settings: Settings) -> None:
+    """A server that does not know how to rename may say that it did and have an empty object: one that was taken back
+    to an older release, or one of several that answer to the same name. What the object was is still there then.
+    Raises Outage; the next run copies."""
+    assert upload.revision is not None
+    prefix = keys.revision(upload.video_id, upload.revision)
+    listed = objects.listing(settings.s3_media, prefix)
+    there = {(keys.s3_uri(settings.s3_media, item.key), item.etag, item.size) for item in listed}
+    if not there.issuperset((item.cid, item.etag, item.size) for item in brought):
+        raise Outage(f"upload {upload.upload_id}: S3 does not list what was renamed; it is copied in the next run")
 
 
 def _keep_private_keys(upload: Upload, objects: ObjectStore, settings: Settings) -> None:

@@ -40,7 +40,7 @@ def test_rules_are_set_once_and_then_left_alone(own_buckets: World) -> None:
 
 
 def test_no_rule_lets_what_a_revision_needs_expire(own_buckets: World) -> None:
-    """In the media bucket, objects expire by tag or under the folders of unfinished uploads and of inventories."""
+    """In the media bucket, objects expire by tag or under the folders of presigned uploads and of inventories."""
     expiring = [rule for rule in lifecycle.media_rules(own_buckets.settings) if "Days" in rule.get("Expiration", {})]
     assert [rule["Filter"] for rule in expiring] == [
         {"Prefix": "_uploads/"},

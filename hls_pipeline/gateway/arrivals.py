@@ -1,4 +1,4 @@
-"""A package that lies complete under `_uploads/` in the media bucket becomes an upload, at once if possible.
+"""A package that lies complete where it waits in the media bucket becomes an upload, at once if possible.
 
 The gateway walks the first two steps itself, under a lease of its own, so that the answer can be the temporary document
 or the report. It then asks Dagster for the upload's run, as the inbox sensor would a moment later. Whenever that does
@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from fastapi.responses import Response
 from starlette.background import BackgroundTask
 
-from hls_pipeline import clock, keys, steps, work
+from hls_pipeline import clock, steps, work
 from hls_pipeline.dagster_client import DagsterClient
 from hls_pipeline.documents import FinalDocument
 from hls_pipeline.errors import DropChanged, LeaseLost, PipelineError, ServiceError
@@ -77,15 +77,15 @@ def check_queue(services: Services) -> None:
 def take_in(
     services: Services,
     video_id: str,
-    arrival_id: str,
+    prefix: str,
     objects: tuple[DropObject, ...],
     noted: Mapping[str, Reading] | None = None,
     webhook: Webhook | None = None,
 ) -> Arrival:
-    """The package is an upload, and as far on its way as it gets within an answer's time. `noted` are the files whose
-    bytes went through our hands; `webhook` is told of the upload."""
+    """The package under `prefix` is an upload, and as far on its way as it gets within an answer's time. `noted` are
+    files whose bytes went through our hands; `webhook` is told of the upload."""
     bucket = services.settings.s3_media
-    drop = Drop(video_id, bucket, keys.arrival(arrival_id), objects, clock.now())
+    drop = Drop(video_id, bucket, prefix, objects, clock.now())
     upload = services.store.receive(drop, clock.now())
     logs.about(video_id=video_id, run_id=upload.upload_id)
     if webhook is not None:

@@ -2,7 +2,7 @@
 
 A file of at most 8 MiB is buffered and put once, a larger one goes up in parts while the next part is read; only an
 archive is spooled to disk, because its directory stands at its end. Whatever goes wrong, nothing is left under
-`_uploads/`.
+`_arrivals/`.
 """
 
 from __future__ import annotations
@@ -119,7 +119,9 @@ async def _receive(sent: _Sent, services: Services, caller: Caller, video_id: st
         webhook = arrival.webhook(caller)
         await run_in_threadpool(require_unrevoked, services.records, caller)
         await run_in_threadpool(check_video, services, caller, chosen)
-        take_in = partial(arrivals.take_in, services, chosen, arrival.id, arrival.objects, arrival.noted, webhook)
+        take_in = partial(
+            arrivals.take_in, services, chosen, keys.arrival(arrival.id), arrival.objects, arrival.noted, webhook
+        )
         taken = await anyio.to_thread.run_sync(take_in, limiter=services.staging)
         services.metrics.uploads.labels(str(taken.upload.state)).observe(time.perf_counter() - began)
         return arrivals.response(services, taken)

@@ -106,7 +106,7 @@ def give_up(upload_id: str, services: ServicesDep, caller: Writer) -> Response:
     presigned = _own(services, caller, upload_id)
     if presigned.completed_at:
         raise Refused(409, "conflict", "it is complete already; withdraw the video instead")
-    services.objects.remove_all(services.settings.s3_media, keys.arrival(presigned.id))
+    services.objects.remove_all(services.settings.s3_media, keys.presigned(presigned.id))
     services.records.drop_presigned(presigned.id)
     return Response(status_code=204)
 
@@ -140,7 +140,7 @@ def _begin(services: Services, caller: Caller, wanted: shapes.UploadRequest) -> 
     webhook = wanted.webhook.model_dump() if wanted.webhook else None
     arrival_id, bucket = secrets.token_hex(16), settings.s3_media
     if metadata is not None:
-        services.objects.put(bucket, keys.arrival(arrival_id, keys.METADATA), metadata, "application/json")
+        services.objects.put(bucket, keys.presigned(arrival_id, keys.METADATA), metadata, "application/json")
         sizes[keys.METADATA] = len(metadata)
     files = tuple(_file(services, arrival_id, path, size) for path, size in sizes.items())
     expires = now + timedelta(seconds=settings.upload_seconds)
@@ -167,7 +167,7 @@ def _check(services: Services, caller: Caller, wanted: shapes.UploadRequest, siz
 def _file(services: Services, arrival_id: str, path: str, size: int) -> PresignedFile:
     if size <= _PART:
         return PresignedFile(path, size)
-    key = keys.arrival(arrival_id, path)
+    key = keys.presigned(arrival_id, path)
     bucket, kind = services.settings.s3_media, content_type(path)
     return PresignedFile(path, size, services.objects.begin_parts(bucket, key, kind, checked=False))
 
@@ -187,7 +187,7 @@ def _about(services: Services, presigned: Presigned) -> dict[str, Any]:
 
 def _missing(services: Services, presigned: Presigned) -> list[dict[str, Any]]:
     """The files that are not there, or not in the size that was announced; those whose parts all are will be joined."""
-    bucket, prefix = services.settings.s3_media, keys.arrival(presigned.id)
+    bucket, prefix = services.settings.s3_media, keys.presigned(presigned.id)
     there = {item.key: item.size for item in services.objects.listing(bucket, prefix)}
     return [
         {"path": file.path, "size": file.size, "urls": addresses}
@@ -232,7 +232,7 @@ def _complete(services: Services, presigned: Presigned) -> arrivals.Arrival:
         if presigned.webhook:
             wanted = shapes.UploadWebhook.model_validate(presigned.webhook)
             webhook = webhooks.of_upload(services, presigned.key_id, wanted)
-        taken = arrivals.take_in(services, presigned.video_id, presigned.id, objects, webhook=webhook)
+        taken = arrivals.take_in(services, presigned.video_id, keys.presigned(presigned.id), objects, webhook=webhook)
         upload_id = taken.upload.upload_id
         return taken
     finally:
@@ -241,7 +241,7 @@ def _complete(services: Services, presigned: Presigned) -> arrivals.Arrival:
 
 def _join(services: Services, presigned: Presigned) -> tuple[DropObject, ...]:
     """Files in parts are joined, and everything is there. Raises Refused (409) naming what is missing."""
-    bucket, prefix = services.settings.s3_media, keys.arrival(presigned.id)
+    bucket, prefix = services.settings.s3_media, keys.presigned(presigned.id)
     there = {item.key for item in services.objects.listing(bucket, prefix)}
     for file in presigned.files:
         if file.parts_id and prefix + file.path not in there:

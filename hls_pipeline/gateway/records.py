@@ -271,7 +271,7 @@ class Records:
             db.execute(sa.delete(tables.presigned_upload).filter_by(id=presigned_id))
 
     def waiting(self, arrival_id: str) -> bool:
-        """Whether what lies under this id in `_uploads/` is still needed."""
+        """Whether what waits under this id is still needed."""
         upload, table = tables.upload, tables.presigned_upload
         frozen = sa.select(upload.c.upload_id).where(
             upload.c.state.in_(IN_WORK | {State.FAILED}), sa.cast(upload.c.drop, sa.Text).contains(arrival_id)

@@ -22,11 +22,12 @@ def sweep(services: Services, now: datetime | None = None) -> None:
     for presigned in services.records.expired(now):
         services.records.drop_presigned(presigned.id)
         if not services.records.waiting(presigned.id):
-            services.objects.remove_all(bucket, keys.arrival(presigned.id))
-    found = services.objects.listing(bucket, keys.ARRIVALS)
-    for arrival_id, group in groupby(found, key=lambda item: item.key.removeprefix(keys.ARRIVALS).partition("/")[0]):
-        newest = max(item.modified for item in group)
-        if newest < now - _ABANDONED and not services.records.waiting(arrival_id):
-            services.objects.remove_all(bucket, keys.arrival(arrival_id))
-    services.objects.abort_parts(bucket, keys.ARRIVALS, older_than=now - _ABANDONED)
+            services.objects.remove_all(bucket, keys.presigned(presigned.id))
+    for folder in (keys.ARRIVALS, keys.PRESIGNED):
+        found = services.objects.listing(bucket, folder)
+        for arrival_id, group in groupby(found, key=lambda item: item.key.split("/")[1]):
+            newest = max(item.modified for item in group)
+            if newest < now - _ABANDONED and not services.records.waiting(arrival_id):
+                services.objects.remove_all(bucket, f"{folder}{arrival_id}/")
+        services.objects.abort_parts(bucket, folder, older_than=now - _ABANDONED)
     WebhookRecords(services.store).thin(now - timedelta(days=services.settings.delivery_keep_days))

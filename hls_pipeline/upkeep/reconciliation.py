@@ -112,7 +112,7 @@ class _Stores(Look):
 
     def _judge(self, page: Sequence[DropObject]) -> None:
         parsed = {item.key: _KEY.match(item.key) for item in page}
-        # Keys like `_uploads/…` are no videos; lifecycle rules remove what is forgotten there.
+        # Keys like `_uploads/…` are no videos; the gateway removes what is forgotten there.
         self.mark.report.foreign_objects += sum(
             match is None and not key.startswith("_") for key, match in parsed.items()
         )

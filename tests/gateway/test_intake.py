@@ -18,7 +18,7 @@ import pytest
 import requests
 import sqlalchemy as sa
 
-from hls_pipeline import clock, object_store, tables
+from hls_pipeline import clock, keys, lifecycle, object_store, tables
 from hls_pipeline.drops import DropSource
 from hls_pipeline.gateway import idempotency
 from hls_pipeline.gateway.access import Scope
@@ -60,10 +60,11 @@ def post(gateway: Gateway, parts: Iterable[Any], query: str = "", **headers: str
 
 
 def leftovers(gateway: Gateway) -> set[str]:
-    """What lies under `_uploads/`, finished or in parts."""
+    """What packages that came or were to come left where they wait, finished or in parts."""
     store = gateway.world.objects
     parts = store._client.list_multipart_uploads(Bucket="media").get("Uploads", ())
-    return {key for key in gateway.world.media() if key.startswith("_uploads/")} | {item["Key"] for item in parts}
+    waiting = (keys.ARRIVALS, keys.PRESIGNED)
+    return {key for key in gateway.world.media() if key.startswith(waiting)} | {item["Key"] for item in parts}
 
 
 @pytest.mark.parametrize(
@@ -160,6 +161,40 @@ def test_bytes_damaged_on_the_way_to_s3_are_not_taken(gateway: Gateway, operatio
     finally:
         events.unregister(f"before-send.s3.{operation}", damage)
     assert answer.status_code == 503
+    assert leftovers(gateway) == set()
+
+
+def test_no_lifecycle_rule_looks_where_files_are_put_that_will_be_renamed(gateway: Gateway) -> None:
+    """SeaweedFS can note at the put that an object ends in 30 days, and the renamed object would end then."""
+    post(gateway, as_files(FILES), "?video_id=film")
+    upload = gateway.world.store.latest_upload("film")
+    assert upload is not None
+    rules = lifecycle.media_rules(gateway.settings)
+    prefixes = [
+        rule["Filter"]["Prefix"]
+        for rule in rules
+        if "Days" in rule.get("Expiration", {}) and "Tag" not in rule["Filter"]
+    ]
+    assert prefixes
+    assert not upload.drop.prefix.startswith(tuple(prefixes))
+
+
+def test_a_server_that_no_longer_knows_how_to_rename_has_the_files_copied(gateway: Gateway) -> None:
+    """It says that all is well, and has empty objects: the gateway believed it, and removed what it had put."""
+
+    def unknown(request: Any, **_: Any) -> None:
+        request.url = request.url.replace("?renameObject", "")
+
+    assert post(gateway, as_files(FILES), "?video_id=first").status_code == 202
+    events = object_store.client(gateway.settings).meta.events
+    events.register("before-sign.s3.RenameObject", unknown)
+    try:
+        answer = post(gateway, as_files(FILES), "?video_id=film")
+    finally:
+        events.unregister("before-sign.s3.RenameObject", unknown)
+    assert (answer.status_code, answer.json()["status"]) == (202, "received")
+    upload = gateway.world.walk(gateway.world.store.upload(answer.headers["Upload-Id"]))
+    assert {path: gateway.world.from_gateway(f"{upload.root}/{path}") for path in published(FILES)} == published(FILES)
     assert leftovers(gateway) == set()
 
 

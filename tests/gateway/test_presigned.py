@@ -206,9 +206,10 @@ def test_what_is_given_up_or_forgotten_is_removed(gateway: Gateway, gateway_with
     forgotten = begin(gateway, FILES, video_id="film").json()
     put_all(forgotten, FILES)
     gateway.world.objects.put("media", "_uploads/died/a.ts", b"G", "video/mp2t")
+    gateway.world.objects.put("media", "_arrivals/died/a.ts", b"G", "video/mp2t")
     services = connect(gateway.settings)
     sweep.sweep(services, clock.now())
-    assert len(leftovers(gateway)) == len(FILES) + 1, "nothing is removed while it may still be wanted"
+    assert len(leftovers(gateway)) == len(FILES) + 2, "nothing is removed while it may still be wanted"
     sweep.sweep(services, clock.now() + timedelta(days=2))
     assert leftovers(gateway) == set()
     assert complete(gateway, forgotten["id"]).status_code == 404
