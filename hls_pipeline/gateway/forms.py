@@ -7,10 +7,11 @@ writes them.
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
@@ -105,13 +106,21 @@ async def json_body(request: Request, settings: GatewaySettings, model: type[_Mo
 
 
 def parsed(data: bytes, model: type[_Model]) -> _Model:
-    """Raises Refused (400) for what does not fit the model."""
+    """Raises Refused (400) for what does not fit the model, or has a name twice: we would take the last, and another
+    reader perhaps the first."""
     try:
-        return model.model_validate_json(data, strict=True)
+        found = model.model_validate_json(data, strict=True)
+        json.loads(data, object_pairs_hook=_each_once)
+        return found
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in fault["loc"])
         raise Refused(400, "bad_request", f"{place or 'body'}: {fault['msg']}") from error
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> None:
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise Refused(400, "bad_request", "a name stands twice in one object")
 
 
 class Form:

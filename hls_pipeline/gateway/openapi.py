@@ -24,6 +24,7 @@ _REFUSALS = {
     408: "the body came too slowly",
     409: "it contradicts what is already so",
     410: "the video was withdrawn",
+    412: "it is not, or no longer, what `If-Match` names",
     413: "too large",
     415: "the body must be multipart/form-data",
     416: "the file has no such range",

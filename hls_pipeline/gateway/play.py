@@ -25,7 +25,7 @@ from hls_pipeline.gateway.problems import Refused, problem, request_id
 from hls_pipeline.gateway.records import Playable
 from hls_pipeline.gateway.routing import Router
 from hls_pipeline.gateway.services import Services, ServicesDep
-from hls_pipeline.gateway.videos import VideoId, names_etag
+from hls_pipeline.gateway.videos import VideoId, names_etag, require_match
 from hls_pipeline.hls.content_types import CONTENT_TYPES, PLAYLIST_TYPE
 from hls_pipeline.hls.paths import path_fault
 from hls_pipeline.hls.policy import Limits
@@ -63,9 +63,9 @@ Origin = Callable[[int, int], Iterator[bytes]]
 @router.get(
     "/{video_id}/play/{path:path}",
     summary="A playlist or media file of the current revision",
-    description="Range, If-Range and If-None-Match are understood. The ETag is the file's content id. With `?cid=` and "
-    "the content id the answer may be kept for ever.",
-    responses=_ANSWERS | refusals(404, 410, 416),
+    description="Range, If-Range, If-Match and If-None-Match are understood. The ETag is the file's content id. With "
+    "`?cid=` and the content id the answer may be kept for ever.",
+    responses=_ANSWERS | refusals(404, 410, 412, 416),
     response_class=Response,
 )
 def play(
@@ -90,6 +90,7 @@ def play(
         "Cache-Control": f"{'public' if services.settings.public_read else 'private'}, {kept}",
         "Cross-Origin-Resource-Policy": "cross-origin",
     }
+    require_match(request, etag)
     if names_etag(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
     if (

@@ -27,6 +27,7 @@ from hls_pipeline.gateway.routing import Router
 from hls_pipeline.gateway.services import Services, ServicesDep
 from hls_pipeline.hls.content_types import content_type
 from hls_pipeline.hls.findings import Findings, Report
+from hls_pipeline.hls.metadata import read_metadata
 from hls_pipeline.hls.paths import check_paths
 from hls_pipeline.hls.policy import Limits
 from hls_pipeline.submission import choose_video_id
@@ -124,12 +125,12 @@ def _begin(services: Services, caller: Caller, wanted: shapes.UploadRequest) -> 
     arrivals.check_queue(services)
     settings, now = services.settings, clock.now()
     sizes = {file.path: file.size for file in wanted.files}
-    _check(services, caller, wanted, sizes)
+    metadata = json.dumps(wanted.metadata, ensure_ascii=False).encode() if wanted.metadata is not None else None
+    _check(services, caller, wanted, sizes, metadata)
     assert caller.key_id is not None
     if services.records.open_presigned(caller.key_id, now) >= _OPEN_PER_KEY:
         text = f"this key has {_OPEN_PER_KEY} open uploads: complete or delete some"
         raise Refused(429, "too_many_uploads", text, {"Retry-After": "60"})
-    metadata = json.dumps(wanted.metadata, ensure_ascii=False).encode() if wanted.metadata is not None else None
     try:
         video_id = choose_video_id(wanted.video_id, metadata)
     except UsageError as error:
@@ -149,19 +150,24 @@ def _begin(services: Services, caller: Caller, wanted: shapes.UploadRequest) -> 
     return arrival_id
 
 
-def _check(services: Services, caller: Caller, wanted: shapes.UploadRequest, sizes: dict[str, int]) -> None:
+def _check(
+    services: Services, caller: Caller, wanted: shapes.UploadRequest, sizes: dict[str, int], metadata: bytes | None
+) -> None:
     settings = services.settings
+    limits = Limits(files=settings.upload_files, total_size=settings.upload_bytes)
     if sum(sizes.values()) > settings.upload_bytes:
         raise Refused(413, "too_large", f"at most {settings.upload_bytes:,} bytes are taken at once")
     services.limits.count_bytes(caller.limit_key, sum(sizes.values()))
     findings = Findings()
     if len(sizes) < len(wanted.files):
         findings.add("PKG_DUPLICATE_PATH", "", None, "a path stands twice in the list")
-    if wanted.metadata is not None and keys.METADATA in sizes:
-        findings.add("PKG_DUPLICATE_PATH", keys.METADATA, None, "metadata is given twice")
-    check_paths(sizes, Limits(files=settings.upload_files, total_size=settings.upload_bytes), findings)
+    if metadata is not None:
+        if keys.METADATA in sizes:
+            findings.add("PKG_DUPLICATE_PATH", keys.METADATA, None, "metadata is given twice")
+        read_metadata(keys.METADATA, metadata, limits, findings)
+    check_paths(sizes, limits, findings)
     if findings.failed:
-        raise PackageRefused("the list of files breaks rules", Report(None, findings.result()))
+        raise PackageRefused("what is announced breaks rules", Report(None, findings.result()))
 
 
 def _file(services: Services, arrival_id: str, path: str, size: int) -> PresignedFile:

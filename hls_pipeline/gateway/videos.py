@@ -18,7 +18,6 @@ from hls_pipeline.gateway import progress, shapes
 from hls_pipeline.gateway.access import Reader
 from hls_pipeline.gateway.openapi import Responses, example, refusals
 from hls_pipeline.gateway.problems import Refused
-from hls_pipeline.gateway.records import Shown
 from hls_pipeline.gateway.routing import Router
 from hls_pipeline.gateway.services import Services, ServicesDep
 from hls_pipeline.metadata_store import Version
@@ -37,7 +36,7 @@ def _dated(text: str | None) -> str | None:
 
 
 _NOT_CACHED = {"Cache-Control": "no-cache"}
-_ETAG = {"ETag": {"description": "for `If-None-Match`", "schema": {"type": "string"}}}
+_ETAG = {"ETag": {"description": "for `If-None-Match` and `If-Match`", "schema": {"type": "string"}}}
 _CONDITIONAL: Responses = {
     200: {"headers": _ETAG},
     304: {"description": "it is still what `If-None-Match` names", "headers": _ETAG},
@@ -69,7 +68,7 @@ def list_videos(
     description="While the video is on its way this is the temporary document, afterwards the final one. A video that "
     "never had a document has one made of its status alone. `status` says `failed` or `withdrawn` where that is so.",
     response_model=shapes.Document,
-    responses=_CONDITIONAL | {200: {"headers": _ETAG, **example(shapes.FINAL)}} | refusals(404),
+    responses=_CONDITIONAL | {200: {"headers": _ETAG, **example(shapes.FINAL)}} | refusals(404, 412),
 )
 def video(
     video_id: VideoId,
@@ -83,7 +82,7 @@ def video(
     check_id(video_id)
     if as_of is not None:
         return _answer(request, services.store.as_of(video_id, _in_utc(as_of)).document)
-    return _answer(request, _document(video_id, services.records.shown(video_id)))
+    return _answer(request, current(services, video_id))
 
 
 @router.get(
@@ -116,7 +115,7 @@ def version(
     "/{video_id}/status",
     summary="How far the newest arrival has come",
     response_model=shapes.Status,
-    responses=_CONDITIONAL | refusals(404),
+    responses=_CONDITIONAL | refusals(404, 412),
 )
 def status(video_id: VideoId, request: Request, services: ServicesDep, _: Reader) -> Response:
     check_id(video_id)
@@ -177,8 +176,9 @@ def _in_utc(moment: datetime) -> datetime:
         raise Refused(400, "bad_request", "as_of is no moment that can be written in UTC") from error
 
 
-def _document(video_id: str, shown: Shown) -> str:
+def current(services: Services, video_id: str) -> str:
     """The current document as it is stored; only its status is another once the arrival came to a bad end."""
+    shown = services.records.shown(video_id)
     if shown.document is None:
         without: dict[str, Any] = {"video_id": video_id, "revision": None, "status": str(shown.state)}
         return _text({**without, "report": shown.report} if shown.state is State.REJECTED else without)
@@ -194,11 +194,23 @@ def _text(content: Any) -> str:
 
 def _answer(request: Request, text: str) -> Response:
     body = text.encode()
-    etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    etag = etag_of(body)
+    require_match(request, etag)
     headers = {**_NOT_CACHED, "ETag": etag}
     if names_etag(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
     return Response(body, media_type=JSONResponse.media_type, headers=headers)
+
+
+def etag_of(body: bytes) -> str:
+    return f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+
+
+def require_match(request: Request, etag: str) -> None:
+    """Raises Refused (412) where `If-Match` does not name `etag`, compared strongly (RFC 9110 section 13.1.1)."""
+    named = [item.strip() for header in request.headers.getlist("if-match") for item in header.split(",")]
+    if named and not {etag, "*"}.intersection(named):
+        raise Refused(412, "precondition_failed", f"it is not what If-Match names; its ETag is {etag} now")
 
 
 def names_etag(header: str | None, etag: str) -> bool:

@@ -97,6 +97,9 @@ def test_conditions_and_head(where: str, request: pytest.FixtureRequest) -> None
     part = gateway.ask("HEAD", "/v1/videos/film/play/v/s1.ts", headers={"Range": "bytes=0-1"})
     assert (part.status_code, part.headers["Content-Length"]) == (200, str(len(SEGMENT))), "a range is asked for by GET"
     assert gateway.play("film", "v/s1.ts", If_None_Match=etag).status_code == 304
+    assert gateway.play("film", "v/s1.ts", If_Match=f'"other", {etag}').content == SEGMENT
+    gone = gateway.play("film", "v/s1.ts", Range="bytes=0-1", If_Match='"other"')
+    assert (gone.status_code, gone.json()["code"]) == (412, "precondition_failed")
     assert gateway.play("film", "v/s1.ts", Range="bytes=0-1", If_Range=etag).status_code == 206
     assert gateway.play("film", "v/s1.ts", Range="bytes=0-1", If_Range='"other"').status_code == 200
 

@@ -196,6 +196,20 @@ def test_an_etag_saves_the_answer_until_something_changes(gateway: Gateway) -> N
     assert gateway.get("/v1/videos/film", If_None_Match=first.headers["ETag"]).status_code == 200
 
 
+def test_nothing_is_given_or_withdrawn_that_is_not_what_if_match_names(gateway: Gateway) -> None:
+    """A newer revision came: who meant to take back the one before must look again."""
+    gateway.world.publish_package("film", package("film"))
+    seen = gateway.get("/v1/videos/film").headers["ETag"]
+    assert gateway.get("/v1/videos/film", If_Match=seen).status_code == 200
+    gateway.world.publish_package("film", package("newer"))
+    for method in ("GET", "HEAD", "DELETE"):
+        for names in (seen, f"W/{gateway.get('/v1/videos/film').headers['ETag']}"):
+            headers = {**gateway.bearer, "If-Match": names}
+            assert gateway.ask(method, "/v1/videos/film", headers=headers).status_code == 412
+    now = {**gateway.bearer, "If-Match": gateway.get("/v1/videos/film").headers["ETag"]}
+    assert gateway.ask("DELETE", "/v1/videos/film", headers=now).status_code == 200
+
+
 def test_every_document_stays_readable_by_number_and_by_time(gateway: Gateway) -> None:
     gateway.world.publish_package("film", package("film"))
     versions = gateway.get("/v1/videos/film/versions").json()["versions"]
