@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -137,10 +137,13 @@ async def identify(request: Request) -> Caller:
             if by_cookie and request.method in _UNSAFE:
                 require_same_origin(request)
             owner = key.session_of or key.key_id
-            scopes = frozenset().union(*(_IMPLIES[Scope(scope)] for scope in key.scopes))
-            caller = Caller(owner, scopes, f"key {owner}")
+            caller = Caller(owner, _scopes(key), f"key {owner}")
     services.limits.count_request(caller.limit_key)
     return caller
+
+
+def _scopes(key: ApiKey) -> frozenset[Scope]:
+    return frozenset().union(*(_IMPLIES[Scope(scope)] for scope in key.scopes))
 
 
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="hls-pipeline"'}
@@ -197,13 +200,24 @@ def require_owner(records: Records, caller: Caller, video_id: str, now: datetime
         raise Refused(403, "foreign_video", f"video {video_id} belongs to another key")
 
 
-def require_unrevoked(records: Records, caller: Caller) -> None:
-    """Raises Refused (401) when the key was revoked since the request began. One that has expired meanwhile may finish
-    what it began."""
+def require_still_writer(records: Records, caller: Caller) -> None:
+    """Raises Refused (401, or 403) when the key was revoked since the request began, or lost the scope to write. One
+    that has expired meanwhile may finish what it began."""
     assert caller.key_id is not None
     key = records.key(caller.key_id)
     if key is None or key.revoked_at is not None:
         raise Refused(401, "bad_key", "this key was revoked meanwhile", _CHALLENGE)
+    _need(replace(caller, scopes=_scopes(key)), Scope.WRITE)
+
+
+def still_reads(request: Request) -> bool:
+    """Whether who sent the request may still read; for answers that go on for hours."""
+    services = request.app.state.services
+    if services.settings.public_read:
+        return True
+    text, _ = _presented(request)
+    key = find_key(services.records, text or "", clock.now())
+    return key is not None and Scope.READ in _scopes(key)
 
 
 def require_owned(records: Records, caller: Caller, video_id: str) -> None:

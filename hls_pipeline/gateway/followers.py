@@ -52,11 +52,14 @@ class Followers:
                 channel.ended = True
                 channel.changed.notify_all()
 
-    @asynccontextmanager
-    async def following(self, name: str, look: Callable[[], str]) -> AsyncIterator[Channel]:
-        """`look` is called every half second, in a thread. Raises Refused (503) when too many follow already."""
+    def check_room(self) -> None:
+        """Raises Refused (503) when too many follow already; once a stream has begun it is too late to say so."""
         if self._count >= _FOLLOWERS:
             raise Refused(503, "busy", "too many follow videos here; ask /status instead", {"Retry-After": "5"})
+
+    @asynccontextmanager
+    async def following(self, name: str, look: Callable[[], str]) -> AsyncIterator[Channel]:
+        """`look` is called every half second, in a thread."""
         channel = self._channels.setdefault(name, Channel(ended=self._ended))
         if channel.looking is None:
             channel.looking = asyncio.create_task(_keep_looking(look, channel))

@@ -26,7 +26,7 @@ from fastapi.responses import Response
 from hls_pipeline import clock, keys
 from hls_pipeline.errors import Outage, PackageRefused, UsageError
 from hls_pipeline.gateway import arrivals, forms, idempotency, shapes, webhooks
-from hls_pipeline.gateway.access import Caller, Writer, require_owner, require_unrevoked
+from hls_pipeline.gateway.access import Caller, Writer, require_owner, require_still_writer
 from hls_pipeline.gateway.forms import Form, Part, PartEnd
 from hls_pipeline.gateway.openapi import refusals
 from hls_pipeline.gateway.problems import Refused
@@ -117,7 +117,7 @@ async def _receive(sent: _Sent, services: Services, caller: Caller, video_id: st
         await arrival.finish()
         chosen = await run_in_threadpool(arrival.video_id, video_id)
         webhook = arrival.webhook(caller)
-        await run_in_threadpool(require_unrevoked, services.records, caller)
+        await run_in_threadpool(require_still_writer, services.records, caller)
         await run_in_threadpool(check_video, services, caller, chosen)
         take_in = partial(
             arrivals.take_in, services, chosen, keys.arrival(arrival.id), arrival.objects, arrival.noted, webhook

@@ -5,7 +5,7 @@ Each method is one transaction, as in `metadata_store/`. Webhooks have `webhook_
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -108,10 +108,11 @@ class Records:
             db.execute(sa.insert(tables.api_key).values(**{**asdict(key), "scopes": list(key.scopes)}))
 
     def key(self, key_id: str) -> ApiKey | None:
-        """A session is revoked with the key it acts for."""
+        """A session is revoked with the key it acts for, and may do what that key may do now."""
         own, parent = tables.api_key, tables.api_key.alias("parent")
         query = (
             sa.select(own, parent.c.revoked_at.label("parent_revoked"), parent.c.expires_at.label("parent_expires"))
+            .add_columns(parent.c.scopes.label("parent_scopes"))
             .outerjoin(parent, parent.c.key_id == own.c.session_of)
             .where(own.c.key_id == key_id)
         )
@@ -121,13 +122,9 @@ class Records:
             return None
         ends = [moment for moment in (row.expires_at, row.parent_expires) if moment]
         key = _key(row)
-        return ApiKey(
-            **{
-                **key.__dict__,
-                "revoked_at": row.revoked_at or row.parent_revoked,
-                "expires_at": min(ends, default=None),
-            }
-        )
+        scopes = key.scopes if row.parent_scopes is None else tuple(row.parent_scopes)
+        revoked = row.revoked_at or row.parent_revoked
+        return replace(key, scopes=scopes, revoked_at=revoked, expires_at=min(ends, default=None))
 
     def all_keys(self) -> tuple[ApiKey, ...]:
         """All keys, sessions apart, oldest first."""

@@ -305,7 +305,10 @@ def test_a_video_belongs_to_the_key_that_first_used_it(gateway: Gateway) -> None
     assert len(gateway.world.store.uploads_of("film")) == 1
 
 
-def test_a_key_that_is_revoked_meanwhile_has_sent_nothing(gateway: Gateway) -> None:
+@pytest.mark.parametrize(("values", "status"), [({"revoked_at": clock.now()}, 401), ({"scopes": ["read"]}, 403)])
+def test_a_key_that_may_send_no_more_meanwhile_has_sent_nothing(
+    gateway: Gateway, values: dict[str, Any], status: int
+) -> None:
     """A leaked key has an upload of hours under way when it is revoked."""
     key = gateway.make_key(Scope.WRITE)["Authorization"].removeprefix("Bearer ")
     path, data = "master.m3u8", FILES["master.m3u8"]
@@ -314,9 +317,10 @@ def test_a_key_that_is_revoked_meanwhile_has_sent_nothing(gateway: Gateway) -> N
     with open_socket(gateway) as client:
         client.sendall(head(gateway, key, len(body)) + body[:-5])
         wait_until(lambda: "hls_gateway_uploads 1.0" in gateway.get("/metrics").text, "the upload to begin")
-        gateway.records.revoke_key(key.split("_")[1], clock.now())
+        with gateway.world.store.writing() as db:
+            db.execute(sa.update(tables.api_key).filter_by(key_id=key.split("_")[1]).values(**values))
         client.sendall(body[-5:])
-        assert client.recv(4096).startswith(b"HTTP/1.1 401 ")
+        assert client.recv(4096).startswith(b"HTTP/1.1 %d " % status)
     assert leftovers(gateway) == set()
     assert gateway.world.store.videos() == ()
 

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
-from hls_pipeline import clock
+from hls_pipeline import clock, tables
 from hls_pipeline.gateway import access
 from hls_pipeline.gateway.access import Scope
 from tests.gateway.conftest import Gateway
@@ -136,6 +137,39 @@ def test_a_revoked_key_and_its_sessions_end_at_once(gateway: Gateway) -> None:
     records.revoke_key(gateway.key.split("_")[1], now)
     assert access.find_key(records, gateway.key, now) is None
     assert access.find_key(records, session, now) is None
+
+
+def test_a_session_may_do_what_its_key_may_do_now(gateway: Gateway) -> None:
+    """It kept the scopes of the moment in which somebody signed in, whatever the key lost since."""
+    session = access.open_session(gateway.records, gateway.key, clock.now())
+    headers = {"Cookie": f"{access.COOKIE}={session}", "Origin": gateway.url}
+    assert gateway.ask("GET", "/v1/webhooks", headers=headers).status_code == 200
+    with gateway.world.store.writing() as db:
+        db.execute(sa.update(tables.api_key).filter_by(session_of=None).values(scopes=["read"]))
+    assert gateway.ask("GET", "/v1/webhooks", headers=headers).json()["code"] == "scope_missing"
+
+
+def test_who_follows_with_a_key_that_is_revoked_is_told_no_more(
+    gateway_with: Callable[..., Gateway], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hls_pipeline.gateway.events._ASK_AGAIN_SECONDS", 0)
+    gateway = gateway_with(public_read=False)
+    upload = gateway.world.drop("film", package("film"))
+    with gateway.ask("GET", "/v1/videos/film/events", headers=gateway.bearer, stream=True) as stream:
+        lines = stream.iter_lines(chunk_size=1)
+        assert any(line.startswith(b"data:") for line in lines)
+        gateway.records.revoke_key(gateway.key.split("_")[1], clock.now())
+        gateway.world.walk(upload)
+        assert [line for line in lines if line] == []
+
+
+def test_one_follower_too_many_is_told_to_come_back(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer had begun before anybody counted, so that it was 200 and broke off."""
+    gateway.world.drop("film", package("film"))
+    monkeypatch.setattr("hls_pipeline.gateway.followers._FOLLOWERS", 0)
+    answer = gateway.get("/v1/videos/film/events")
+    assert (answer.status_code, answer.json()["code"]) == (503, "busy")
+    assert "Retry-After" in answer.headers
 
 
 def test_the_local_key_is_made_once_and_again_when_it_was_revoked(gateway: Gateway, tmp_path: Path) -> None:
