@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 import secrets
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -122,17 +123,17 @@ def _hash(secret: str) -> str:
 async def identify(request: Request) -> Caller:
     """The caller. Raises Refused (401) for a key that is none, and 429 when the caller asks too often."""
     services = request.app.state.services
-    address = request.client.host if request.client else "unknown"
+    stranger = f"address {address_of(request)}"
     text, by_cookie = _presented(request)
     if text is None:
-        caller = Caller(None, frozenset(), f"address {address}")
+        caller = Caller(None, frozenset(), stranger)
     else:
         key = await run_in_threadpool(find_key, services.records, text, clock.now())
         if key is None and not by_cookie:
-            services.limits.count_request(f"address {address}")
+            services.limits.count_request(stranger)
             raise Refused(401, "bad_key", "this key is unknown, revoked or expired", _CHALLENGE)
         if key is None:
-            caller = Caller(None, frozenset(), f"address {address}")
+            caller = Caller(None, frozenset(), stranger)
         else:
             if by_cookie and request.method in _UNSAFE:
                 require_same_origin(request)
@@ -147,6 +148,16 @@ def _scopes(key: ApiKey) -> frozenset[Scope]:
 
 
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="hls-pipeline"'}
+
+
+def address_of(request: Request) -> str:
+    """What a client without key is known by; of IPv6 the network, because one client has all addresses of a /64."""
+    text = request.client.host if request.client else "unknown"
+    try:
+        address = ipaddress.IPv6Address(text)
+    except ValueError:
+        return text
+    return str(address.ipv4_mapped or ipaddress.IPv6Network((address.packed[:8].ljust(16, b"\0"), 64)))
 
 
 def _presented(request: Request) -> tuple[str | None, bool]:

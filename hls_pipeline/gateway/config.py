@@ -50,7 +50,9 @@ class GatewaySettings(Settings):
     queue_length: int = Field(
         1000, ge=1, description="no more packages are taken while so many wait for the pipeline or are in work"
     )
-    requests_per_minute: int = Field(6000, ge=1, description="requests of one key (or one address without key)")
+    requests_per_minute: int = Field(
+        6000, ge=1, description="requests of one key (or one address, or IPv6 network, without key)"
+    )
     bytes_per_hour: int = Field(1 << 40, ge=1, description="bytes one key may upload within an hour")
 
     webhook_private: bool = Field(

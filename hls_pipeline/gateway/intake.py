@@ -12,9 +12,9 @@ import hashlib
 import secrets
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import IO, Annotated, Any
 
@@ -111,8 +111,9 @@ async def post_video(
 
 async def _receive(sent: _Sent, services: Services, caller: Caller, video_id: str | None) -> Response:
     async with _arriving(services) as arrival:
-        async for event in sent.events():
-            await arrival.take(event)
+        async with aclosing(sent.events()) as events:
+            async for event in events:
+                await arrival.take(event)
         began = time.perf_counter()
         await arrival.finish()
         chosen = await run_in_threadpool(arrival.video_id, video_id)
@@ -141,16 +142,24 @@ class _Sent:
         self._hash = hashlib.sha256() if hashed else None
         self._begun = self._whole = False
 
-    async def events(self) -> AsyncIterator[forms.Event]:
-        """As it arrives, counted as the caller's."""
+    async def events(self) -> AsyncGenerator[forms.Event]:
+        """As it arrives, counted as the caller's: what is announced at once, so that too much is refused early."""
         self._begun, form, services = True, Form(self._boundary), self._services
-        async for piece in forms.body(self._request, services.settings):
-            services.limits.count_bytes(self._caller.limit_key, len(piece))
-            services.metrics.upload_bytes.inc(len(piece))
-            for event in form.feed(piece):
-                if self._hash is not None:
-                    self._hash.update(event if isinstance(event, bytes) else repr(event).encode())
-                yield event
+        owner, limits = self._caller.limit_key, services.limits
+        announced, received = int(self._request.headers.get("content-length", 0)), 0
+        limits.count_bytes(owner, announced)
+        try:
+            async for piece in forms.body(self._request, services.settings):
+                received += len(piece)
+                if received > announced:
+                    limits.count_bytes(owner, len(piece))
+                services.metrics.upload_bytes.inc(len(piece))
+                for event in form.feed(piece):
+                    if self._hash is not None:
+                        self._hash.update(event if isinstance(event, bytes) else repr(event).encode())
+                    yield event
+        finally:
+            limits.not_sent(owner, max(0, announced - received))
         form.check_complete()
         self._whole = True
 
@@ -159,8 +168,9 @@ class _Sent:
         end."""
         assert self._hash is not None
         if not self._begun:
-            async for _ in self.events():
-                pass
+            async with aclosing(self.events()) as events:
+                async for _ in events:
+                    pass
         return self._hash.hexdigest() if self._whole else None
 
 

@@ -6,6 +6,7 @@ evenly, so that a burst of a few seconds passes.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
@@ -33,7 +34,17 @@ class _Buckets:
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
 
     def take(self, caller: str, tokens: float) -> float:
-        """0 when they were there, otherwise the seconds until they would be; a bucket may be overdrawn once."""
+        """0 when they were there, otherwise the seconds until they are, if nobody takes others meanwhile."""
+        bucket = self._filled(caller)
+        if bucket.tokens < tokens:
+            return (tokens - bucket.tokens) / self._rate
+        bucket.tokens -= tokens
+        return 0.0
+
+    def give_back(self, caller: str, tokens: float) -> None:
+        self._filled(caller).tokens += tokens  # what is too much flows over at the next look
+
+    def _filled(self, caller: str) -> _Bucket:
         now = time.monotonic()
         bucket = self._buckets.pop(caller, None) or _Bucket(self._size, now)
         bucket.tokens = min(self._size, bucket.tokens + (now - bucket.at) * self._rate)
@@ -41,10 +52,7 @@ class _Buckets:
         self._buckets[caller] = bucket
         if len(self._buckets) > _REMEMBERED:
             self._buckets.popitem(last=False)
-        if bucket.tokens <= 0:
-            return -bucket.tokens / self._rate + 1 / self._rate
-        bucket.tokens -= tokens
-        return 0.0
+        return bucket
 
 
 class Limits:
@@ -64,8 +72,15 @@ class Limits:
         self._refuse_until(self._sign_ins.take(address, 1), "too_many_requests", "too many attempts to sign in")
 
     def count_bytes(self, caller: str, count: int) -> None:
-        """Raises Refused (429)."""
+        """Before they are sent, where their number is known. Raises Refused (429, or 413 for more than can ever be)."""
+        if count > self._settings.bytes_per_hour:
+            text = f"this key may upload {self._settings.bytes_per_hour:,} bytes an hour"
+            raise Refused(413, "too_large", text)
         self._refuse_until(self._bytes.take(caller, count), "too_many_bytes", "this key has uploaded too much lately")
+
+    def not_sent(self, caller: str, count: int) -> None:
+        """So many of the bytes counted never came."""
+        self._bytes.give_back(caller, count)
 
     @contextmanager
     def uploading(self, caller: str) -> Iterator[None]:
@@ -93,4 +108,4 @@ class Limits:
 
     def _refuse_until(self, seconds: float, code: str, text: str) -> None:
         if seconds:
-            raise Refused(429, code, f"{text}; slow down", {"Retry-After": str(max(1, round(seconds)))})
+            raise Refused(429, code, f"{text}; slow down", {"Retry-After": str(math.ceil(seconds))})

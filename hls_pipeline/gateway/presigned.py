@@ -126,7 +126,7 @@ def _begin(services: Services, caller: Caller, wanted: shapes.UploadRequest) -> 
     settings, now = services.settings, clock.now()
     sizes = {file.path: file.size for file in wanted.files}
     metadata = json.dumps(wanted.metadata, ensure_ascii=False).encode() if wanted.metadata is not None else None
-    _check(services, caller, wanted, sizes, metadata)
+    _check(services, wanted, sizes, metadata)
     assert caller.key_id is not None
     if services.records.open_presigned(caller.key_id, now) >= _OPEN_PER_KEY:
         text = f"this key has {_OPEN_PER_KEY} open uploads: complete or delete some"
@@ -138,6 +138,7 @@ def _begin(services: Services, caller: Caller, wanted: shapes.UploadRequest) -> 
     require_owner(services.records, caller, video_id, now)
     if wanted.webhook is not None:
         webhooks.check_url(services, wanted.webhook.url)
+    services.limits.count_bytes(caller.limit_key, sum(sizes.values()))
     webhook = wanted.webhook.model_dump() if wanted.webhook else None
     arrival_id, bucket = secrets.token_hex(16), settings.s3_media
     if metadata is not None:
@@ -150,14 +151,11 @@ def _begin(services: Services, caller: Caller, wanted: shapes.UploadRequest) -> 
     return arrival_id
 
 
-def _check(
-    services: Services, caller: Caller, wanted: shapes.UploadRequest, sizes: dict[str, int], metadata: bytes | None
-) -> None:
+def _check(services: Services, wanted: shapes.UploadRequest, sizes: dict[str, int], metadata: bytes | None) -> None:
     settings = services.settings
     limits = Limits(files=settings.upload_files, total_size=settings.upload_bytes)
     if sum(sizes.values()) > settings.upload_bytes:
         raise Refused(413, "too_large", f"at most {settings.upload_bytes:,} bytes are taken at once")
-    services.limits.count_bytes(caller.limit_key, sum(sizes.values()))
     findings = Findings()
     if len(sizes) < len(wanted.files):
         findings.add("PKG_DUPLICATE_PATH", "", None, "a path stands twice in the list")

@@ -20,8 +20,7 @@ _MOST_BYTES = 4096
 async def sign_in(request: Request, services: ServicesDep) -> Response:
     """A form with the field `key`, from a page of ours."""
     access.require_same_origin(request)
-    address = request.client.host if request.client else "unknown"
-    services.limits.count_sign_in(address)
+    services.limits.count_sign_in(access.address_of(request))
     if int(request.headers.get("content-length") or _MOST_BYTES + 1) > _MOST_BYTES:
         raise Refused(413, "too_large", "this is no key")
     async with request.form(max_files=0, max_fields=4) as form:

@@ -9,10 +9,14 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from fastapi import Request
 
 from hls_pipeline import clock, tables
 from hls_pipeline.gateway import access
 from hls_pipeline.gateway.access import Scope
+from hls_pipeline.gateway.config import GatewaySettings
+from hls_pipeline.gateway.limits import Limits
+from hls_pipeline.gateway.problems import Refused
 from tests.gateway.conftest import Gateway
 from tests.services import package, wait_until
 
@@ -183,11 +187,61 @@ def test_the_local_key_is_made_once_and_again_when_it_was_revoked(gateway: Gatew
 
 def test_a_caller_that_asks_too_often_is_told_when_to_come_back(gateway_with: Callable[..., Gateway]) -> None:
     gateway = gateway_with(requests_per_minute=5)
-    answers = [gateway.get("/v1/videos") for _ in range(8)]
+    answers = [gateway.get("/v1/videos") for _ in range(6)]
+    assert [answer.status_code for answer in answers] == [200] * 5 + [429]
     late = answers[-1]
-    assert (late.status_code, late.json()["code"]) == (429, "too_many_requests")
-    assert int(late.headers["Retry-After"]) >= 1
+    assert late.json()["code"] == "too_many_requests"
+    assert 11 <= int(late.headers["Retry-After"]) <= 12
     assert gateway.ask("GET", "/v1/videos", headers=gateway.bearer).status_code == 200, "others are not concerned"
+
+
+def test_who_comes_back_when_told_to_is_not_too_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was rounded down."""
+    now = 1000.0
+    monkeypatch.setattr("hls_pipeline.gateway.limits.time.monotonic", lambda: now)
+    limits = Limits(GatewaySettings(requests_per_minute=7, bytes_per_hour=1000))
+    for count, ask in ((7, lambda: limits.count_request("a")), (10, lambda: limits.count_bytes("a", 100))):
+        for _ in range(count):
+            ask()
+        with pytest.raises(Refused) as refused:
+            ask()
+        now += int(refused.value.headers["Retry-After"]) - 1
+        with pytest.raises(Refused):
+            ask()
+        now += 1
+        ask()
+
+
+def test_bytes_are_counted_exactly_and_before_they_are_sent(gateway_with: Callable[..., Gateway]) -> None:
+    """A key's last upload could be as large as it liked, when it came by presigned addresses."""
+    gateway = gateway_with(bytes_per_hour=10_000)
+    presigned = {"files": [{"path": "master.m3u8", "size": 6_000}]}
+    answers = [gateway.ask("POST", "/v1/uploads", json=presigned, headers=gateway.bearer) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [201, 429]
+    assert 700 <= int(answers[1].headers["Retry-After"]) <= 720, "2,000 bytes flow in meanwhile"
+    more = {"files": [{"path": "master.m3u8", "size": 10_001}]}
+    assert gateway.ask("POST", "/v1/uploads", json=more, headers=gateway.bearer).json()["code"] == "too_large"
+    head = f"Authorization: {gateway.bearer['Authorization']}\r\nContent-Type: multipart/form-data; boundary=b"
+    with socket.create_connection(("127.0.0.1", int(gateway.url.rpartition(":")[2]))) as client:
+        client.sendall(f"POST /v1/videos HTTP/1.1\r\nHost: x\r\n{head}\r\nContent-Length: 5000\r\n\r\n".encode())
+        assert client.recv(4096).startswith(b"HTTP/1.1 429 "), "nothing of the body was sent"
+
+
+def test_bytes_that_never_came_are_not_counted(gateway_with: Callable[..., Gateway]) -> None:
+    gateway = gateway_with(bytes_per_hour=10_000, body_silence_seconds=0.2)
+    head = f"Authorization: {gateway.bearer['Authorization']}\r\nContent-Type: multipart/form-data; boundary=b"
+    for _ in range(3):
+        with socket.create_connection(("127.0.0.1", int(gateway.url.rpartition(":")[2]))) as client:
+            client.sendall(f"POST /v1/videos HTTP/1.1\r\nHost: x\r\n{head}\r\nContent-Length: 9000\r\n\r\n".encode())
+            assert client.recv(4096).startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize(
+    ("host", "known"),
+    [("203.0.113.9", "203.0.113.9"), ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"), ("::ffff:203.0.113.9", "203.0.113.9")],
+)
+def test_all_addresses_of_one_ipv6_client_share_its_limits(host: str, known: str) -> None:
+    assert access.address_of(Request({"type": "http", "headers": [], "client": (host, 1)})) == known
 
 
 def test_a_trusted_proxy_is_believed_whom_it_asks_for_and_nobody_else_is(gateway_with: Callable[..., Gateway]) -> None:
