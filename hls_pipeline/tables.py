@@ -235,6 +235,7 @@ webhook = sa.Table(
     sa.Column("secret", sa.String(64), nullable=False, comment="signs; the receiver has it too"),
     sa.Column("events", Json, nullable=False),
     sa.Column("created_at", Moment, nullable=False),
+    sa.Column("since", sa.Integer, nullable=False, server_default="0", comment="told of later state_changes alone"),
     sa.Column("seen", sa.Integer, nullable=False, comment="the last state_change that was looked at"),
     sa.Column("upload_id", sa.String(32), index=True, comment="only this upload; empty for all"),
 )

@@ -19,7 +19,11 @@ log = logging.getLogger(__name__)
 @asynccontextmanager
 async def at_work(services: Services) -> AsyncIterator[None]:
     deliver, observe = deliveries.Deliverer(services), deliveries.Observer(services)
-    every = {deliver.look: 0.5, observe.look: 2.0, lambda: sweep.sweep(services): 600.0}
+    every: dict[Callable[[], bool | None], float] = {
+        deliver.look: 0.5,
+        observe.look: 2.0,
+        lambda: sweep.sweep(services): 600.0,
+    }
     tasks = [asyncio.create_task(_keep(work, seconds)) for work, seconds in every.items()]
     try:
         yield
@@ -28,12 +32,16 @@ async def at_work(services: Services) -> AsyncIterator[None]:
             task.cancel()
 
 
-async def _keep(work: Callable[[], None], seconds: float) -> None:
+async def _keep(work: Callable[[], bool | None], seconds: float) -> None:
+    """`work` says whether it should go on at once. An outage is logged when it begins, not in every round."""
+    said = ""
     while True:
+        more = False
         try:
-            await run_in_threadpool(work)
+            more, said = bool(await run_in_threadpool(work)), ""
         except PipelineError as error:
-            log.warning("in the background: %s", error)
+            if said != (said := str(error)):
+                log.warning("in the background: %s", error)
         except Exception:  # a mistake in one round must not silence all that follow
             log.exception("in the background")
-        await asyncio.sleep(seconds)
+        await asyncio.sleep(0 if more else seconds)

@@ -16,42 +16,42 @@ from hls_pipeline import clock
 from hls_pipeline.errors import PipelineError
 from hls_pipeline.gateway import outbound, progress
 from hls_pipeline.gateway.services import Services
-from hls_pipeline.gateway.webhook_records import Delivery, StateChange, Webhook, WebhookRecords
+from hls_pipeline.gateway.webhook_records import Delivery, Outcome, StateChange, Webhook, WebhookRecords
 from hls_pipeline.uploads import State, back_off
 
 ATTEMPTS = 10
 _FIRST_PAUSE_SECONDS = 5
 _LONGEST_PAUSE_SECONDS = 6 * 3600
 _PATIENCE = timedelta(minutes=2)
-_AT_ONCE = 4
+_AT_ONCE = 8
 
 
 class Deliverer:
-    """Sends what is due, a few at a time."""
+    """Sends what is due, a few at a time, so that it can be told to stop in between."""
 
     def __init__(self, services: Services) -> None:
         self._services, self._records = services, WebhookRecords(services.store)
 
-    def look(self) -> None:
+    def look(self) -> bool:
+        """Whether there may be more to send at once."""
         now = clock.now()
         self._records.enqueue(now)
-        due = self._records.claim_due(now, _PATIENCE)
+        due = self._records.claim_due(now, _PATIENCE, _AT_ONCE)
         if due:
             with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="webhook") as pool:
-                for done in [pool.submit(self._deliver, hook, delivery) for hook, delivery in due]:
-                    done.result()
+                self._records.settle(list(pool.map(self._deliver, *zip(*due, strict=True))))
+        return len(due) == _AT_ONCE
 
-    def _deliver(self, hook: Webhook, delivery: Delivery) -> None:
+    def _deliver(self, hook: Webhook, delivery: Delivery) -> Outcome:
         now = clock.now()
         answer, good = self._post(hook, delivery, now)
         self._services.metrics.deliveries.labels("delivered" if good else "failed").inc()
         if good:
-            self._records.delivered(delivery.delivery_id, answer, now)
-        elif delivery.attempts + 1 >= ATTEMPTS:
-            self._records.not_delivered(delivery.delivery_id, answer, None)
-        else:
-            pause = back_off(delivery.attempts, _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
-            self._records.not_delivered(delivery.delivery_id, answer, now + pause)
+            return Outcome(delivery.delivery_id, answer, delivered_at=now)
+        if delivery.attempts + 1 >= ATTEMPTS:
+            return Outcome(delivery.delivery_id, answer)
+        pause = back_off(delivery.attempts, _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
+        return Outcome(delivery.delivery_id, answer, again=now + pause)
 
     def _post(self, hook: Webhook, delivery: Delivery, now: datetime) -> tuple[str, bool]:
         """What became of it, for the log, and whether it was taken."""

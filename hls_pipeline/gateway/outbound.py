@@ -13,6 +13,7 @@ import ipaddress
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Mapping
 from urllib.parse import SplitResult, urlsplit
 
@@ -20,6 +21,8 @@ from hls_pipeline.errors import Outage, UsageError
 
 _SECONDS = 10.0
 _LONGEST_URL = 2000
+_TRIED = 4
+"""Addresses of one host that are tried, one after the other."""
 _TRANSLATED = [ipaddress.ip_network(text) for text in ("64:ff9b::/96", "::ffff:0:0:0/96", "::/96")]
 """IPv4 addresses in disguise: NAT64 (RFC 6052), SIIT (RFC 2765), IPv4-compatible (RFC 4291, 2.5.5.1)."""
 _MACHINE_KEYS = {
@@ -92,8 +95,7 @@ def post(url: str, body: bytes, headers: Mapping[str, str], *, private: bool) ->
     UsageError for an address that is not to be reached."""
     parts = check_url(url, private=private)
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-    address = _resolve(host, port, private)
-    connection = _connection(parts.scheme, host, port, address)
+    connection = _connection(parts.scheme, host, port, _resolve(host, port, private))
     watchdog = threading.Timer(_SECONDS, _cut, (connection,))  # a drip of bytes must not hold us for longer
     watchdog.start()
     try:
@@ -108,20 +110,21 @@ def post(url: str, body: bytes, headers: Mapping[str, str], *, private: bool) ->
         connection.close()
 
 
-def _resolve(host: str, port: int, private: bool) -> str:
+def _resolve(host: str, port: int, private: bool) -> list[str]:
+    """In the order in which the system would try them (RFC 6724)."""
     try:
-        found = {str(item[4][0]) for item in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+        found = dict.fromkeys(str(item[4][0]) for item in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
     except (OSError, UnicodeError) as error:
         raise Outage("the host of the webhook has no address") from error
     if not all(_allowed(ipaddress.ip_address(item.partition("%")[0]), private) for item in found):
         raise UsageError("the host of the webhook is in a private network")
-    return min(found)
+    return list(found)[:_TRIED]
 
 
-def _connection(scheme: str, host: str, port: int, address: str) -> http.client.HTTPConnection:
+def _connection(scheme: str, host: str, port: int, addresses: list[str]) -> http.client.HTTPConnection:
     class Pinned(http.client.HTTPConnection):
         def connect(self) -> None:
-            self.sock = socket.create_connection((address, port), timeout=_SECONDS)
+            self.sock = _reach(addresses, port)
 
     class PinnedTls(Pinned):
         def connect(self) -> None:
@@ -129,6 +132,21 @@ def _connection(scheme: str, host: str, port: int, address: str) -> http.client.
             self.sock = ssl.create_default_context().wrap_socket(self.sock, server_hostname=host)
 
     return (PinnedTls if scheme == "https" else Pinned)(host, port, timeout=_SECONDS)
+
+
+def _reach(addresses: list[str], port: int) -> socket.socket:
+    """The first that answers: a host with IPv6 and IPv4 may be reached from here by one of them alone."""
+    until, failed = time.monotonic() + _SECONDS, OSError("no address")
+    for left in range(len(addresses), 0, -1):
+        patience = max(0.1, (until - time.monotonic()) / left)
+        try:
+            sock = socket.create_connection((addresses[-left], port), timeout=patience)
+        except OSError as error:
+            failed = error
+        else:
+            sock.settimeout(_SECONDS)
+            return sock
+    raise failed
 
 
 def _cut(connection: http.client.HTTPConnection) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
@@ -40,6 +41,9 @@ class Webhook:
     secret: str
     events: tuple[str, ...]
     created_at: datetime
+    since: int = 0
+    """The newest state change when it was made. It is told of later ones: by number, because the clocks of those who
+    write them differ."""
     seen: int = 0
     upload_id: str | None = None
     """Told of this upload alone, whose id it has."""
@@ -56,6 +60,17 @@ class Delivery:
     due_at: datetime | None
     delivered_at: datetime | None
     answer: str | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one try."""
+
+    delivery_id: str
+    answer: str
+    delivered_at: datetime | None = None
+    again: datetime | None = None
+    """When it is tried next; None when it was delivered, or is given up."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +92,7 @@ class WebhookRecords:
         """Added again, it stays as it is."""
         with self._store.writing() as db:
             newest = db.execute(sa.select(sa.func.max(tables.state_change.c.id))).scalar() or 0
-            values = {**asdict(webhook), "events": list(webhook.events), "seen": newest}
+            values = {**asdict(webhook), "events": list(webhook.events), "since": newest, "seen": newest}
             rows.insert_new(db, tables.webhook, **values)
 
     def of_key(self, key_id: str) -> tuple[Webhook, ...]:
@@ -100,10 +115,13 @@ class WebhookRecords:
             db.execute(sa.delete(tables.delivery).filter_by(webhook_id=webhook_id))
             db.execute(sa.delete(tables.webhook).filter_by(webhook_id=webhook_id))
 
-    def deliveries(self, webhook_id: str, limit: int = 100) -> tuple[Delivery, ...]:
-        """Newest first."""
+    def deliveries(self, webhook_id: str, limit: int = 100, after: str = "") -> tuple[Delivery, ...]:
+        """Newest first; those that come after the delivery `after`, if there is one."""
         table = tables.delivery
         query = sa.select(table).filter_by(webhook_id=webhook_id).order_by(table.c.state_change.desc()).limit(limit)
+        if after:
+            last = sa.select(table.c.state_change).filter_by(webhook_id=webhook_id, delivery_id=after)
+            query = query.where(table.c.state_change < last.scalar_subquery())
         with self._store.reading() as db:
             return tuple(_delivery(row) for row in db.execute(query))
 
@@ -154,11 +172,21 @@ class WebhookRecords:
 
     # ---- sending ----------------------------------------------------------------------------------------------
 
-    def claim_due(self, now: datetime, patience: timedelta, limit: int = 20) -> tuple[tuple[Webhook, Delivery], ...]:
-        """Deliveries to be sent now, ours for `patience`; another gateway gets others, a revoked key none."""
+    def claim_due(self, now: datetime, patience: timedelta, limit: int) -> tuple[tuple[Webhook, Delivery], ...]:
+        """Deliveries to be sent now, ours for `patience`; another gateway gets others, a revoked key none. Keys take
+        turns, and so do the webhooks of a key: nobody waits for all that waits for a receiver who is away."""
         delivery, hook = tables.delivery, tables.webhook
-        query = sa.select(delivery.c.delivery_id).join(hook, hook.c.webhook_id == delivery.c.webhook_id)
-        query = query.where(delivery.c.due_at <= now, _key_in_use(now)).order_by(delivery.c.due_at)
+        turn = sa.func.row_number().over(
+            partition_by=hook.c.webhook_id, order_by=(delivery.c.due_at, delivery.c.state_change)
+        )
+        of_hook = (
+            sa.select(delivery.c.delivery_id, delivery.c.due_at, hook.c.key_id, turn.label("turn"))
+            .join(hook, hook.c.webhook_id == delivery.c.webhook_id)
+            .where(delivery.c.due_at <= now, _key_in_use(now))
+            .subquery()
+        )
+        turn = sa.func.row_number().over(partition_by=of_hook.c.key_id, order_by=(of_hook.c.turn, of_hook.c.due_at))
+        query = sa.select(of_hook.c.delivery_id).order_by(turn, of_hook.c.due_at)
         with self._store.reading() as db:
             due = db.execute(query.limit(limit)).scalars().all()
         if not due:
@@ -173,19 +201,21 @@ class WebhookRecords:
                     claimed.append((_webhook(owner), _delivery(row)))
         return tuple(claimed)
 
-    def delivered(self, delivery_id: str, answer: str, now: datetime) -> None:
-        self._set(delivery_id, answer=answer, due_at=None, delivered_at=now)
-
-    def not_delivered(self, delivery_id: str, answer: str, again: datetime | None) -> None:
-        """`again` is None when it is given up."""
-        self._set(delivery_id, answer=answer, due_at=again)
-
-    def _set(self, delivery_id: str, **values: Any) -> None:
+    def settle(self, outcomes: Iterable[Outcome]) -> None:
+        """In one transaction, because each waits for the disk."""
         table = tables.delivery
         with self._store.writing() as db:
-            db.execute(
-                sa.update(table).filter_by(delivery_id=delivery_id).values(attempts=table.c.attempts + 1, **values)
-            )
+            for outcome in outcomes:
+                db.execute(
+                    sa.update(table)
+                    .filter_by(delivery_id=outcome.delivery_id)
+                    .values(
+                        attempts=table.c.attempts + 1,
+                        answer=outcome.answer,
+                        delivered_at=outcome.delivered_at,
+                        due_at=outcome.again,
+                    )
+                )
 
     def resend(self, webhook_id: str, delivery_id: str, now: datetime) -> None:
         """Raises NotFound."""
@@ -206,7 +236,7 @@ def _key_in_use(now: datetime) -> sa.ColumnElement[bool]:
 def _enqueue(db: sa.Connection, hook: Webhook, now: datetime) -> int:
     table = tables.delivery
     scopes = db.execute(sa.select(tables.api_key.c.scopes).filter_by(key_id=hook.key_id)).scalar() or ()
-    after = max(0, hook.seen - _LATE_COMMITS)
+    after = max(hook.since, hook.seen - _LATE_COMMITS)
     told = sa.select(table.c.state_change).filter_by(webhook_id=hook.webhook_id).where(table.c.state_change > after)
     known = set(db.execute(told).scalars())
     found = _changes(db, after, 1000, hook.upload_id)
@@ -214,7 +244,6 @@ def _enqueue(db: sa.Connection, hook: Webhook, now: datetime) -> int:
         change
         for change in found
         if change.id not in known
-        and change.time >= hook.created_at
         and EVENTS.get(change.state) in hook.events
         and (change.owner == hook.key_id or "admin" in scopes)
         and hook.video_id in (None, change.video_id)

@@ -68,6 +68,7 @@ class DeliveryItem(BaseModel):
 
 class Deliveries(BaseModel):
     model_config = example(
+        next=None,
         deliveries=[
             {
                 "id": "7d793037a0760186574b0282f2f435e7",
@@ -79,10 +80,11 @@ class Deliveries(BaseModel):
                 "delivered_at": "2026-01-05T15:04:13.001Z",
                 "answer": "answered 204",
             }
-        ]
+        ],
     )
 
     deliveries: list[DeliveryItem] = Field(description="newest first")
+    next: str | None = Field(description="`after` of the next page; null at the end")
 
 
 class WebhookEvent(BaseModel):

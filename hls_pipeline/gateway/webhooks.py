@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import Request
+from fastapi import Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 
@@ -94,10 +94,17 @@ def remove(webhook_id: str, services: ServicesDep, caller: Writer) -> Response:
     response_model=shapes.Deliveries,
     responses=refusals(404),
 )
-def deliveries(webhook_id: str, services: ServicesDep, caller: Writer) -> dict[str, Any]:
+def deliveries(
+    webhook_id: str,
+    services: ServicesDep,
+    caller: Writer,
+    limit: Annotated[int, Query(ge=1, le=1000, description="at most so many")] = 100,
+    after: Annotated[str, Query(max_length=32, description="`next` of the page before")] = "",
+) -> dict[str, Any]:
     hook = _own(services, caller, webhook_id)
-    found = WebhookRecords(services.store).deliveries(hook.webhook_id)
+    found = WebhookRecords(services.store).deliveries(hook.webhook_id, limit, after)
     return {
+        "next": found[-1].delivery_id if len(found) == limit else None,
         "deliveries": [
             {
                 "id": item.delivery_id,
@@ -110,7 +117,7 @@ def deliveries(webhook_id: str, services: ServicesDep, caller: Writer) -> dict[s
                 "answer": item.answer,
             }
             for item in found
-        ]
+        ],
     }
 
 

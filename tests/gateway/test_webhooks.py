@@ -19,13 +19,13 @@ import sqlalchemy as sa
 from prometheus_client import generate_latest
 
 from hls_pipeline import clock, tables
-from hls_pipeline.errors import NotFound, UsageError
+from hls_pipeline.errors import NotFound, Outage, UsageError
 from hls_pipeline.gateway import access, outbound
 from hls_pipeline.gateway.access import Scope
 from hls_pipeline.gateway.deliveries import Observer, signature
 from hls_pipeline.gateway.records import Records
 from hls_pipeline.gateway.services import connect
-from hls_pipeline.gateway.webhook_records import Webhook, WebhookRecords
+from hls_pipeline.gateway.webhook_records import Outcome, Webhook, WebhookRecords
 from tests.gateway.conftest import Gateway
 from tests.gateway.test_intake import as_files, leftovers, post
 from tests.gateway.test_presigned import begin, complete, put_all
@@ -130,14 +130,14 @@ def test_a_revoked_key_is_told_nothing_more(world: World) -> None:
     """Neither what happens later, nor what was to be sent already."""
     records, hooks, began = Records(world.store), WebhookRecords(world.store), clock.now()
     key_id = access.make_key(records, "former partner", frozenset({Scope.ADMIN}), began).split("_")[1]
-    hooks.add(Webhook("a", key_id, None, "https://example.com/", "secret", ("video.processing",), began, 0))
+    hooks.add(Webhook("a", key_id, None, "https://example.com/", "secret", ("video.processing",), began))
     world.walk(world.drop("before", package("before")), "stage", "write_s3_manifest")
     assert hooks.enqueue(clock.now()) == 1
     records.revoke_key(key_id, clock.now())
     world.walk(world.drop("after", package("after")), "stage", "write_s3_manifest")
     later = clock.now() + timedelta(days=1)
     assert hooks.enqueue(later) == 0
-    assert hooks.claim_due(later, timedelta(minutes=2)) == ()
+    assert hooks.claim_due(later, timedelta(minutes=2), 9) == ()
 
 
 @pytest.mark.parametrize(
@@ -198,6 +198,26 @@ def test_a_name_that_changes_its_mind_after_the_check_gains_nothing(
         thread.join()
     assert looked_up.count("rebinding.example") == 1
     assert receiver.got == []
+
+
+def test_a_host_is_reached_by_whichever_of_its_addresses_answers(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a host with IPv6 and IPv4, a machine without IPv6 always tried the IPv6 address, and no other."""
+    port = int(receiver.url.split(":")[2].partition("/")[0])
+    addresses = {"both.example": ["::1", "127.0.0.1"]}
+
+    def getaddrinfo(host: str, *_: object, **__: object) -> list[object]:
+        return [
+            (socket.AF_INET6 if ":" in each else socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, port))
+            for each in addresses.get(host, [host])
+        ]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    assert outbound.post(f"http://both.example:{port}/hook", b"{}", {}, private=True) == 200
+    addresses["both.example"] = ["::1"]
+    with pytest.raises(Outage):
+        outbound.post(f"http://both.example:{port}/hook", b"{}", {}, private=True)
 
 
 def answer_once(listener: socket.socket) -> None:
@@ -341,8 +361,7 @@ def test_the_log_of_deliveries_is_thinned_and_nothing_is_told_twice_for_it(world
     assert records.enqueue(clock.now()) == 3
     assert records.thin(later) == 0, "somebody waits for them"
     for hook in ("a" * 32, video.upload_id):
-        for delivery in records.deliveries(hook):
-            records.not_delivered(delivery.delivery_id, "given up", None)
+        records.settle(Outcome(delivery.delivery_id, "given up") for delivery in records.deliveries(hook))
     assert records.thin(now) == 0, "they are young"
     assert records.thin(later) == 1, "that of the upload; the others would be made again"
     with pytest.raises(NotFound):
