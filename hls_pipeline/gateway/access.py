@@ -139,6 +139,7 @@ async def identify(request: Request) -> Caller:
                 require_same_origin(request)
             owner = key.session_of or key.key_id
             caller = Caller(owner, _scopes(key), f"key {owner}")
+    request.scope["hls.caller"] = caller.limit_key
     services.limits.count_request(caller.limit_key)
     return caller
 

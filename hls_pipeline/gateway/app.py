@@ -65,7 +65,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         expose_headers=["Content-Length", "Content-Range", "Accept-Ranges", "ETag", "X-Request-ID"],
         max_age=86_400,
     )
-    app.add_middleware(Frame, metrics=services.metrics)
+    app.add_middleware(Frame, metrics=services.metrics, limits=services.limits)
     return app
 
 

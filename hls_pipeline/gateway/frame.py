@@ -9,9 +9,12 @@ import secrets
 import time
 
 from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hls_pipeline.gateway import logs, problems
+from hls_pipeline.gateway.access import address_of
+from hls_pipeline.gateway.limits import Limits
 from hls_pipeline.gateway.metrics import Metrics
 
 log = logging.getLogger("hls_pipeline.gateway.requests")
@@ -30,8 +33,8 @@ _ALWAYS = {
 
 
 class Frame:
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app, self._metrics = app, metrics
+    def __init__(self, app: ASGIApp, metrics: Metrics, limits: Limits) -> None:
+        self._app, self._metrics, self._limits = app, metrics, limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -66,7 +69,9 @@ class Frame:
                     raise  # the answer has begun: all that is left is to break it off
                 await problems.unforeseen(request_id)(scope, receive, send_framed)
             finally:
-                _log(scope, status, time.perf_counter() - began)
+                caller = scope.get("hls.caller") or address_of(Request(scope))
+                if (more := self._limits.log_line(caller)) is not None:
+                    _log(scope, status, time.perf_counter() - began, more)
 
 
 def _fault(scope: Scope) -> str | None:
@@ -84,9 +89,10 @@ def _route(scope: Scope) -> str:
     return str(getattr(scope.get("route"), "path", "none"))
 
 
-def _log(scope: Scope, status: int, seconds: float) -> None:
+def _log(scope: Scope, status: int, seconds: float, more: dict[str, int]) -> None:
     """Neither query nor headers: they may hold keys and signatures."""
     if video_id := str(scope.get("path_params", {}).get("video_id", ""))[:64]:
         logs.about(video_id=video_id)
     facts = {"method": scope["method"], "route": _route(scope), "status": status, "seconds": round(seconds, 4)}
+    facts |= more
     log.info("request", extra={"facts": facts})

@@ -61,6 +61,8 @@ class Limits:
         self._requests = _Buckets(settings.requests_per_minute, 60)
         self._bytes = _Buckets(settings.bytes_per_hour, 3600)
         self._sign_ins = _Buckets(10, 60)
+        self._lines = _Buckets(settings.requests_per_minute, 60)
+        self._unlogged = 0
         self._uploading: Counter[str] = Counter()
 
     def count_request(self, caller: str) -> None:
@@ -70,6 +72,15 @@ class Limits:
     def count_sign_in(self, address: str) -> None:
         """Raises Refused (429): keys are not to be guessed."""
         self._refuse_until(self._sign_ins.take(address, 1), "too_many_requests", "too many attempts to sign in")
+
+    def log_line(self, caller: str) -> dict[str, int] | None:
+        """What its line says of those left out since the last one; None when it is left out itself. A caller gets as
+        many lines as requests, or whoever is refused all day fills the disk."""
+        if self._lines.take(caller, 1):
+            self._unlogged += 1
+            return None
+        unlogged, self._unlogged = self._unlogged, 0
+        return {"unlogged": unlogged} if unlogged else {}
 
     def count_bytes(self, caller: str, count: int) -> None:
         """Before they are sent, where their number is known. Raises Refused (429, or 413 for more than can ever be)."""

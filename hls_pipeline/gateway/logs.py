@@ -17,7 +17,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 _ids: ContextVar[dict[str, str] | None] = ContextVar("hls_log_ids", default=None)
-_SECRETS = re.compile(r"(hls_[0-9a-f]{12}_|X-Amz-(?:Signature|Credential|Security-Token)=|://[^:/@\s]+:)[^\s&\"'@]+")
+_SECRETS = re.compile(
+    r"(hls_[0-9a-f]{12}_|X-Amz-(?:Signature|Credential|Security-Token)(?:=|%3D))[^\s&\"'@]+"
+    r"|(://[^:/@\s]*:)[^\s\"']+(?=@)",  # a password; what follows a host is its port
+    re.IGNORECASE,
+)
 _NOISY = ("botocore", "boto3", "s3transfer", "urllib3")
 
 
@@ -49,7 +53,7 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)
-        return _SECRETS.sub(r"\1***", json.dumps(line, ensure_ascii=False))
+        return _SECRETS.sub(r"\1\2***", json.dumps(line, ensure_ascii=False))
 
 
 def to_stderr() -> None:

@@ -165,7 +165,7 @@ def server(settings: GatewaySettings, host: str, port: int, **more: Any) -> uvic
         http=Protocol,
         ws="none",
         log_config=None,
-        log_level="warning",
+        log_level="error",  # its warnings are about what is no request: anybody can have as many as they like
         access_log=False,
         server_header=False,
         proxy_headers=bool(settings.trusted_proxies),

@@ -12,7 +12,7 @@ import pytest
 
 from hls_pipeline.gateway import logs
 from tests.gateway.conftest import Gateway
-from tests.gateway.test_intake import as_files, post
+from tests.gateway.test_intake import as_files, open_socket, post
 from tests.gateway.test_presigned import begin, complete, put_all
 from tests.services import package, published, wait_until
 
@@ -78,3 +78,35 @@ def test_no_key_and_no_presigned_address_is_logged(
     for hidden in (secret, signature, gateway.settings.s3_secret_key.get_secret_value()):
         assert len(hidden) > 16
         assert hidden not in written.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("at postgresql://user:pass@host/db", "at postgresql://user:***@host/db"),
+        ("at amqp://user:p@ss/w:rd@host:5672/v", "at amqp://user:***@host:5672/v"),
+        ("at redis://:secret@host", "at redis://:***@host"),
+        ("http://127.0.0.1:8333/media does not answer", "http://127.0.0.1:8333/media does not answer"),
+        ("?x-amz-signature=abc&b=1", "?x-amz-signature=***&b=1"),
+        ("X-Amz-Signature%3Dabc", "X-Amz-Signature%3D***"),
+    ],
+)
+def test_of_an_address_its_password_and_its_signature_are_hidden_and_nothing_else(text: str, shown: str) -> None:
+    """The port and the path went too, so that a line about an outage did not say what was away."""
+    record = logging.LogRecord("test", logging.INFO, "", 0, text, None, None)
+    assert json.loads(logs.JsonLines().format(record))["message"] == shown
+
+
+def test_who_is_refused_all_day_does_not_fill_the_log(
+    gateway_with: Callable[..., Gateway], written: io.StringIO
+) -> None:
+    gateway = gateway_with(requests_per_minute=20)
+    for _ in range(100):
+        assert gateway.get("/nothing").status_code == 404
+        with open_socket(gateway) as client:
+            client.sendall(b"nonsense\r\n\r\n")
+            assert client.recv(4096).startswith(b"HTTP/1.1 400 ")
+    assert 20 <= len(lines(written)) < 40
+    assert gateway.ask("GET", "/v1/videos", headers=gateway.bearer).status_code == 200
+    wait_until(lambda: requests(written)[-1]["status"] == 200, "the line of a caller who did not ask too often")
+    assert requests(written)[-1]["unlogged"] > 60, "what was left out is told"
