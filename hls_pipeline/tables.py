@@ -198,6 +198,7 @@ api_key = sa.Table(
     sa.Column("expires_at", Moment),
     sa.Column("revoked_at", Moment),
     sa.Column("session_of", sa.ForeignKey("api_key.key_id"), index=True, comment="the key a browser session acts for"),
+    sa.Column("last_used_at", Moment, comment="to the minute"),
 )
 
 idempotency = sa.Table(

@@ -304,6 +304,8 @@ class Key(TypedDict):
     name: str
     scopes: list[str]
     created_at: str
+    expires_at: str | None
+    last_used_at: str | None
     revoked_at: str | None
 
 

@@ -77,6 +77,14 @@ def make_key(
     return f"hls_{key_id}_{secret}"
 
 
+def rotate_key(records: Records, key_id: str, now: datetime) -> str:
+    """The key with another secret: it keeps its videos and webhooks. The old one is none any more, nor are its browser
+    sessions. Raises NotFound."""
+    secret = secrets.token_urlsafe(32)
+    records.rotate_key(key_id, _hash(secret), now)
+    return f"hls_{key_id}_{secret}"
+
+
 def find_key(records: Records, text: str, now: datetime) -> ApiKey | None:
     """The key that `text` is, unless it was revoked or has expired."""
     prefix, _, rest = text.partition("_")
@@ -139,6 +147,7 @@ async def identify(request: Request) -> Caller:
                 require_same_origin(request)
             owner = key.session_of or key.key_id
             caller = Caller(owner, _scopes(key), f"key {owner}")
+            services.last_use.note(owner)
     request.scope["hls.caller"] = caller.limit_key
     services.limits.count_request(caller.limit_key)
     return caller

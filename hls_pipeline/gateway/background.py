@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from fastapi.concurrency import run_in_threadpool
 
@@ -22,6 +22,7 @@ async def at_work(services: Services) -> AsyncIterator[None]:
     every: dict[Callable[[], bool | None], float] = {
         deliver.look: 0.5,
         observe.look: 2.0,
+        services.last_use.write: 30.0,
         lambda: sweep.sweep(services): 600.0,
     }
     tasks = [asyncio.create_task(_keep(work, seconds)) for work, seconds in every.items()]
@@ -30,6 +31,8 @@ async def at_work(services: Services) -> AsyncIterator[None]:
     finally:
         for task in tasks:
             task.cancel()
+        with suppress(PipelineError):
+            await run_in_threadpool(services.last_use.write)
 
 
 async def _keep(work: Callable[[], bool | None], seconds: float) -> None:

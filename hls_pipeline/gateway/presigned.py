@@ -39,7 +39,7 @@ _PATH = "/v1/uploads/"
 _REQUEST_BYTES = 8 << 20
 _PART = 64 << 20
 """Bytes of a part, and the largest file that goes up in one."""
-_COMPLETION = timedelta(minutes=10)
+COMPLETION = timedelta(minutes=10)
 _OPEN_PER_KEY = 100
 """Uploads that a key may have begun and neither completed nor given up."""
 
@@ -227,7 +227,7 @@ def _complete(services: Services, presigned: Presigned) -> arrivals.Arrival:
         return arrivals.known(services, services.store.upload(presigned.upload_id))
     arrivals.check_queue(services)
     records = services.records
-    if not records.begin_completion(presigned.id, clock.now(), _COMPLETION):
+    if not records.begin_completion(presigned.id, clock.now(), COMPLETION):
         raise Refused(409, "completing", "it is being completed already", {"Retry-After": "2"})
     upload_id = None
     try:

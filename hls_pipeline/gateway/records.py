@@ -5,6 +5,7 @@ Each method is one transaction, as in `metadata_store/`. Webhooks have `webhook_
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -27,6 +28,7 @@ class ApiKey:
     expires_at: datetime | None
     revoked_at: datetime | None
     session_of: str | None
+    last_used_at: datetime | None = None
 
     def valid(self, now: datetime) -> bool:
         return self.revoked_at is None and (self.expires_at is None or self.expires_at > now)
@@ -133,15 +135,27 @@ class Records:
         with self._store.reading() as db:
             return tuple(_key(row) for row in db.execute(query))
 
+    def change_key(self, key_id: str, **values: Any) -> None:
+        """Raises NotFound for a key that is none or was revoked."""
+        with self._store.writing() as db:
+            _change_key(db, key_id, **values)
+
     def revoke_key(self, key_id: str, now: datetime) -> None:
         """Raises NotFound."""
+        self.change_key(key_id, revoked_at=now)
+
+    def rotate_key(self, key_id: str, secret_sha256: str, now: datetime) -> None:
+        """Another secret; what began with the old one ends. Raises NotFound."""
+        with self._store.writing() as db:
+            _change_key(db, key_id, secret_sha256=secret_sha256)
+            db.execute(sa.update(tables.api_key).filter_by(session_of=key_id, revoked_at=None).values(revoked_at=now))
+
+    def note_use(self, seen: Mapping[str, datetime]) -> None:
+        """Key → when it was used."""
         table = tables.api_key
         with self._store.writing() as db:
-            changed = db.execute(
-                sa.update(table).where(table.c.key_id == key_id, table.c.revoked_at.is_(None)).values(revoked_at=now)
-            ).rowcount
-        if not changed:
-            raise NotFound(f"key {key_id}: there is no such key in use; `hls-pipeline keys list` shows them")
+            for key_id, moment in sorted(seen.items()):
+                db.execute(sa.update(table).filter_by(key_id=key_id).values(last_used_at=moment))
 
     # ---- videos -----------------------------------------------------------------------------------------------
 
@@ -258,10 +272,13 @@ class Records:
         with self._store.writing() as db:
             db.execute(sa.update(tables.presigned_upload).filter_by(id=presigned_id).values(**values))
 
-    def expired(self, now: datetime) -> tuple[Presigned, ...]:
+    def expired(self, now: datetime, stale: timedelta) -> tuple[Presigned, ...]:
+        """Without those that somebody began to complete, less than `stale` ago."""
         table = tables.presigned_upload
+        began = table.c.completed_at.is_not(None) & (table.c.completed_at >= now - stale)
+        query = sa.select(table).where(table.c.expires_at < now, ~(began & table.c.upload_id.is_(None)))
         with self._store.reading() as db:
-            return tuple(_presigned(row) for row in db.execute(sa.select(table).where(table.c.expires_at < now)))
+            return tuple(_presigned(row) for row in db.execute(query))
 
     def drop_presigned(self, presigned_id: str) -> None:
         with self._store.writing() as db:
@@ -313,6 +330,11 @@ class Records:
         """The first request came to nothing; the next with its key is the first again."""
         with self._store.writing() as db:
             db.execute(sa.delete(tables.idempotency).filter_by(key_id=key_id, idempotency_key=idempotency_key))
+
+
+def _change_key(db: sa.Connection, key_id: str, **values: Any) -> None:
+    if not db.execute(sa.update(tables.api_key).filter_by(key_id=key_id, revoked_at=None).values(**values)).rowcount:
+        raise NotFound(f"key {key_id}: there is no such key in use; `hls-pipeline keys list` shows them")
 
 
 def _key(row: sa.Row[Any]) -> ApiKey:

@@ -17,6 +17,7 @@ from hls_pipeline.errors import UsageError
 from hls_pipeline.gateway import readiness
 from hls_pipeline.gateway.config import GatewaySettings
 from hls_pipeline.gateway.followers import Followers
+from hls_pipeline.gateway.last_use import LastUse
 from hls_pipeline.gateway.limits import Limits
 from hls_pipeline.gateway.metrics import Metrics
 from hls_pipeline.gateway.playlists import PlaylistCache
@@ -38,6 +39,7 @@ class Services:
     objects: GatewayStore
     nodes: tuple[Kubo, ...]
     limits: Limits
+    last_use: LastUse
     metrics: Metrics
     playlists: PlaylistCache
     followers: Followers
@@ -56,14 +58,15 @@ def connect(settings: GatewaySettings) -> Services:
             "set HLS_S3_GRACE_SECONDS to at least as much, or their addresses end too early"
         )
     store, objects = metadata_store.connect(settings.database_url), GatewayStore.of(settings)
-    nodes = replicas.connect(settings)
+    nodes, records = replicas.connect(settings), Records(store)
     return Services(
         settings,
         store,
-        Records(store),
+        records,
         objects,
         nodes,
         Limits(settings),
+        LastUse(records),
         Metrics(),
         PlaylistCache(),
         Followers(),

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from itertools import groupby
 
 from hls_pipeline import clock, keys
+from hls_pipeline.gateway.presigned import COMPLETION
 from hls_pipeline.gateway.services import Services
 from hls_pipeline.gateway.webhook_records import WebhookRecords
 
@@ -19,7 +20,7 @@ def sweep(services: Services, now: datetime | None = None) -> None:
     """Removes what expired, and what nobody has written to for a day and no upload needs."""
     now = now or clock.now()
     bucket = services.settings.s3_media
-    for presigned in services.records.expired(now):
+    for presigned in services.records.expired(now, COMPLETION):
         services.records.drop_presigned(presigned.id)
         if not services.records.waiting(presigned.id):
             services.objects.remove_all(bucket, keys.presigned(presigned.id))

@@ -214,7 +214,12 @@ def test_what_is_given_up_or_forgotten_is_removed(gateway: Gateway, gateway_with
     services = connect(gateway.settings)
     sweep.sweep(services, clock.now())
     assert len(leftovers(gateway)) == len(FILES) + 2, "nothing is removed while it may still be wanted"
-    sweep.sweep(services, clock.now() + timedelta(days=2))
+    later = clock.now() + timedelta(days=2)
+    services.records.begin_completion(forgotten["id"], later, timedelta(minutes=10))
+    sweep.sweep(services, later)
+    assert len(leftovers(gateway)) == len(FILES), "nor while somebody just completes it"
+    services.records.end_completion(forgotten["id"], None)
+    sweep.sweep(services, later)
     assert leftovers(gateway) == set()
     assert complete(gateway, forgotten["id"]).status_code == 404
 

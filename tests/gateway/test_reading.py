@@ -10,15 +10,18 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from fastapi import Request
+from typer.testing import CliRunner
 
 from hls_pipeline import clock, tables
+from hls_pipeline.cli import app
 from hls_pipeline.gateway import access
 from hls_pipeline.gateway.access import Scope
 from hls_pipeline.gateway.config import GatewaySettings
 from hls_pipeline.gateway.limits import Limits
 from hls_pipeline.gateway.problems import Refused
-from tests.gateway.conftest import Gateway
-from tests.services import package, wait_until
+from hls_pipeline.settings import Settings
+from tests.gateway.conftest import Gateway, serving
+from tests.services import World, package, wait_until
 
 
 def test_a_healthy_gateway_says_so(gateway: Gateway) -> None:
@@ -174,6 +177,43 @@ def test_one_follower_too_many_is_told_to_come_back(gateway: Gateway, monkeypatc
     answer = gateway.get("/v1/videos/film/events")
     assert (answer.status_code, answer.json()["code"]) == (503, "busy")
     assert "Retry-After" in answer.headers
+
+
+def test_a_key_keeps_its_videos_through_another_secret_other_scopes_and_its_use_is_seen(
+    gateway: Gateway, as_environment: Callable[[Settings], None]
+) -> None:
+    """A key that had leaked could only be revoked, and its videos were nobody's but the administrator's then."""
+    as_environment(gateway.world.settings)
+    old, session = gateway.key, access.open_session(gateway.records, gateway.key, clock.now())
+    key_id = old.split("_")[1]
+    new = {"Authorization": f"Bearer {keys('rotate', key_id)}"}
+    for former in (old, session):
+        answer = gateway.ask("GET", "/v1/webhooks", headers={"Authorization": f"Bearer {former}"})
+        assert (answer.status_code, answer.json()["code"]) == (401, "bad_key")
+    made = gateway.ask("POST", "/v1/webhooks", headers=new, json={"url": "https://example.com/"}).json()
+    assert made["id"] in gateway.ask("GET", "/v1/webhooks", headers=new).text
+    assert keys("scopes", key_id, "read") == f"{key_id} may read"
+    assert gateway.ask("GET", "/v1/webhooks", headers=new).json()["code"] == "scope_missing"
+    keys("make", "for a day", "--days", "1")
+    keys("make", "for no time", "--days", "0")
+    shown = keys("list").splitlines()
+    assert [line.split()[1] for line in shown] == ["in", "in", "expired"]
+
+
+def test_when_a_key_was_last_used_is_on_record_once_its_gateway_has_stopped(world: World) -> None:
+    with serving(world) as gateway:
+        assert gateway.ask("GET", "/v1/videos", headers=gateway.bearer).status_code == 200
+        gateway.make_key(Scope.READ)
+    used, unused = gateway.records.all_keys()
+    assert used.last_used_at is not None
+    assert used.last_used_at >= used.created_at
+    assert unused.last_used_at is None
+
+
+def keys(*arguments: str) -> str:
+    result = CliRunner().invoke(app, ["keys", *arguments])
+    assert result.exit_code == 0, result.output
+    return result.output.strip()
 
 
 def test_the_local_key_is_made_once_and_again_when_it_was_revoked(gateway: Gateway, tmp_path: Path) -> None:
