@@ -23,8 +23,10 @@ _SECONDS = 10.0
 _LONGEST_URL = 2000
 _TRIED = 4
 """Addresses of one host that are tried, one after the other."""
-_TRANSLATED = [ipaddress.ip_network(text) for text in ("64:ff9b::/96", "::ffff:0:0:0/96", "::/96")]
-"""IPv4 addresses in disguise: NAT64 (RFC 6052), SIIT (RFC 2765), IPv4-compatible (RFC 4291, 2.5.5.1)."""
+_TRANSLATED = [ipaddress.ip_network(text) for text in ("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0:0/96", "::/96")]
+"""IPv4 addresses in disguise: NAT64 (RFC 6052, RFC 8215), SIIT (RFC 2765), IPv4-compatible (RFC 4291, 2.5.5.1)."""
+_GLOBAL, _EXAMPLES = ipaddress.IPv6Network("2000::/3"), ipaddress.IPv6Network("3fff::/20")
+"""All of IPv6 that is given out (RFC 4291, 2.4), but for documentation (RFC 9637): Python's own table is older."""
 _MACHINE_KEYS = {
     ipaddress.ip_address(text)
     for text in ("fd00:ec2::254", "fd20:ce::254", "168.63.129.16", "192.0.0.192", "100.100.100.200")
@@ -72,6 +74,8 @@ def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     ):
         return False
     reached = _reached(address)
+    if isinstance(reached, ipaddress.IPv6Address) and (reached not in _GLOBAL or reached in _EXAMPLES):
+        return False
     return reached.is_global and not reached.is_multicast
 
 

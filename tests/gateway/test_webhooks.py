@@ -238,6 +238,10 @@ def answer_once(listener: socket.socket) -> None:
         ("fe80::1", False),
         ("fc00::1", False),
         ("2002:7f00:1::", False),
+        ("64:ff9b:1::7f00:1", False),
+        ("5f00::1", False),
+        ("3fff::1", False),
+        ("::ffff:93.184.216.34", True),
     ],
 )
 def test_which_addresses_are_public(address: str, public: bool) -> None:
@@ -253,6 +257,7 @@ def test_which_addresses_are_public(address: str, public: bool) -> None:
         "[::ffff:0:169.254.169.254]",
         "[::169.254.169.254]",
         "[64:ff9b::a9fe:a9fe]",
+        "[64:ff9b:1::a9fe:a9fe]",
         "[fe80::1]",
         "[fd00:ec2::254]",
         "168.63.129.16",
