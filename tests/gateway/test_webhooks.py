@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import ipaddress
@@ -218,6 +219,27 @@ def test_a_host_is_reached_by_whichever_of_its_addresses_answers(
     addresses["both.example"] = ["::1"]
     with pytest.raises(Outage):
         outbound.post(f"http://both.example:{port}/hook", b"{}", {}, private=True)
+
+
+def test_of_an_answer_without_end_only_the_beginning_is_read() -> None:
+    """Ten seconds of it kept the gateway as busy as all its viewers."""
+    sent = 0
+
+    def continue_for_ever(listener: socket.socket) -> None:
+        nonlocal sent
+        client, _ = listener.accept()
+        with client, contextlib.suppress(OSError):
+            client.recv(4096)
+            while True:
+                sent += client.send(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=continue_for_ever, args=(listener,))
+        thread.start()
+        with pytest.raises(Outage):
+            outbound.post(f"http://127.0.0.1:{listener.getsockname()[1]}/", b"{}", {}, private=True)
+        thread.join()
+    assert sent < 20 << 20, "what the buffers between us hold, not what ten seconds bring"
 
 
 def answer_once(listener: socket.socket) -> None:
