@@ -23,7 +23,7 @@ import requests
 from hls_pipeline.errors import NotFound, Outage, PackageRefused, PipelineError, ServiceRefused, UserError
 from hls_pipeline.hls.findings import Report, refusal
 from hls_pipeline.hls.sources import Source
-from hls_pipeline.keys import METADATA
+from hls_pipeline.submission import metadata_of, named_video_id
 from hls_pipeline.uploads import IN_WORK, TAKEN_IN, State
 
 _SECONDS = (5, 120)
@@ -31,6 +31,8 @@ _SECONDS = (5, 120)
 _COMPLETION_SECONDS = (5, 3600)
 """A package is checked and copied before `complete` is answered."""
 _POLL_SECONDS = 0.3
+_PAUSES = (0.5, 1, 2, 4, 8, 8)
+"""Seconds between questions that a service cannot answer just now."""
 _PARALLEL = 6
 _TRIES = 3
 
@@ -45,43 +47,48 @@ class GatewayClient:
     def send(
         self,
         source: Source,
-        metadata: bytes | None,
         video_id: str | None,
         progress: Callable[[int], None],
         *,
-        written: int = 0,
+        written: Callable[[], int] = lambda: 0,
     ) -> dict[str, Any]:
         """The temporary document, or the current one when nothing is new. Raises PackageRefused with the reasons.
 
-        `written` says when the package was last written to: what was sent of it before then is not gone on with."""
-        sizes = dict(source.sizes())
-        if metadata is not None:
-            sizes.pop(METADATA, None)
+        `written` says when the package was last written to: what was sent of it before then is not gone on with, and
+        what is written to while it is sent is not completed."""
+        before, sizes = written(), source.sizes()
+        metadata = metadata_of(source, sizes)
         request = {
             "files": [{"path": path, "size": size} for path, size in sizes.items()],
-            "video_id": video_id,
-            "metadata": json.loads(metadata) if metadata is not None else None,
+            "video_id": named_video_id(video_id, metadata),
         }
-        remembered = self._remembered(request, written)
+        remembered = self._remembered(request, before, metadata)
         upload = self._begun(remembered) or self._ask("POST", "/v1/uploads", json=request)
-        remembered.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        remembered.write_text(json.dumps({"id": upload["id"]}))
+        _remember(remembered, upload["id"])
         progress(sum(sizes.values()) - _left(upload))
         self._send_all(upload, source, progress)
-        document = self._complete(upload["id"])
+        if written() != before:
+            raise UserError("the package was written to while it was sent; send it again once it is complete")
+        try:
+            document = self._complete(upload["id"])
+        except PackageRefused:
+            remembered.unlink(missing_ok=True)
+            raise
         remembered.unlink(missing_ok=True)
         return document
 
     def wait(self, sent: dict[str, Any]) -> dict[str, Any]:
         """The final document of what `send` sent. Raises PackageRefused or UserError when it comes to another end."""
-        about = f"/v1/videos/{sent['video_id']}"
-        while (status := self._ask("GET", f"{about}/status"))["state"] in IN_WORK:
+        while (status := self._status(sent["video_id"]))["state"] in IN_WORK:
             time.sleep(_POLL_SECONDS)
         if status["state"] == State.REJECTED:
             raise PackageRefused(refusal("the package", status["report"]["errors"]), Report(None, ()))
         if status["state"] not in TAKEN_IN:
             raise UserError(f"video {sent['video_id']}: {status['state']}; `hls-pipeline status` tells why")
-        return self._ask("GET", about)
+        return self._patiently("GET", f"/v1/videos/{sent['video_id']}")
+
+    def _status(self, video_id: str) -> dict[str, Any]:
+        return self._patiently("GET", f"/v1/videos/{video_id}/status")
 
     def _send_all(self, upload: dict[str, Any], source: Source, progress: Callable[[int], None]) -> None:
         """What failed is tried again, at new addresses: those we have end some time. Raises Outage when nothing
@@ -93,7 +100,7 @@ class GatewayClient:
                 _send_files(upload, source, progress)
             except Outage as error:
                 failure = error
-            left = self._ask("GET", f"/v1/uploads/{upload['id']}")
+            left = self._patiently("GET", f"/v1/uploads/{upload['id']}")
             fruitless = 0 if _left(left) < _left(upload) else fruitless + 1
             if fruitless == _TRIES:
                 raise failure
@@ -104,21 +111,31 @@ class GatewayClient:
         """A large package takes the gateway long; one that a run before this began to complete is waited for."""
         while True:
             try:
-                return self._ask("POST", f"/v1/uploads/{upload_id}/complete", timeout=_COMPLETION_SECONDS)
+                return self._patiently("POST", f"/v1/uploads/{upload_id}/complete", timeout=_COMPLETION_SECONDS)
             except _Completing:
                 time.sleep(_POLL_SECONDS)
 
     def _begun(self, remembered: Path) -> dict[str, Any] | None:
-        """An upload of the same files that was cut off, if the gateway still knows it."""
+        """An upload of the same files that was cut off, if the gateway still knows it; also one that was completed
+        after we had gone, unless it has come to a bad end since."""
         with contextlib.suppress(OSError, ValueError, NotFound):
             found = self._ask("GET", f"/v1/uploads/{json.loads(remembered.read_text())['id']}")
-            return None if found["complete"] else found
+            if not found["complete"] or self._status(found["video_id"])["state"] in IN_WORK | TAKEN_IN:
+                return found
         return None
 
-    def _remembered(self, request: dict[str, Any], written: int) -> Path:
+    def _remembered(self, request: dict[str, Any], written: int, metadata: bytes | None) -> Path:
         """Where the id of an unfinished upload of just these files to just this gateway is kept."""
-        name = hashlib.sha256(json.dumps([self.url, request, written], sort_keys=True).encode()).hexdigest()[:32]
-        return self.state / f"{name}.json"
+        what = json.dumps([self.url, request, written, (metadata or b"").hex()], sort_keys=True)
+        return self.state / f"{hashlib.sha256(what.encode()).hexdigest()[:32]}.json"
+
+    def _patiently(self, method: str, path: str, **more: Any) -> dict[str, Any]:
+        """Through a restart of the gateway or of S3, too."""
+        for pause in _PAUSES:
+            with contextlib.suppress(Outage):
+                return self._ask(method, path, **more)
+            time.sleep(pause)
+        return self._ask(method, path, **more)
 
     def _ask(self, method: str, path: str, *, timeout: tuple[int, int] = _SECONDS, **more: Any) -> dict[str, Any]:
         what = f"{method} {self.url}{path}"
@@ -154,6 +171,13 @@ class _Stopped(Exception):
     """The command ends; what is under way is cut off."""
 
 
+def _remember(place: Path, upload_id: str) -> None:
+    """As far as that is possible; without it, what is cut off begins anew."""
+    with contextlib.suppress(OSError):
+        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        place.write_text(json.dumps({"id": upload_id}))
+
+
 def _left(upload: dict[str, Any]) -> int:
     """Bytes that are still to be sent."""
     return sum(part["size"] for file in upload["files"] for part in file["urls"])
@@ -187,7 +211,7 @@ def _send_file(file: dict[str, Any], part_size: int, source: Source, progress: C
         start = (part["part"] - 1) * part_size
         stream.skip(start - at)
         at = start + part["size"]
-        body = _Part(stream, part["size"], progress)
+        body = _Part(file["path"], stream, part["size"], progress)
         try:
             answer = requests.put(part["url"], data=body, timeout=_SECONDS)
             answer.raise_for_status()
@@ -200,14 +224,14 @@ class _Stream:
     """Bytes in the order of the file, as many at a time as somebody wants."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces, self._rest = pieces, b""
+        self._pieces, self._rest = pieces, memoryview(b"")  # a view: blocks of the network are small, pieces are not
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int) -> memoryview:
         while size and not self._rest:
             piece = next(self._pieces, None)
             if piece is None:
-                return b""
-            self._rest = piece
+                break
+            self._rest = memoryview(piece)
         taken, self._rest = self._rest[:size], self._rest[size:]
         return taken
 
@@ -219,8 +243,9 @@ class _Stream:
 class _Part:
     """A part as the body of a request; its length is signed, so it must be known."""
 
-    def __init__(self, stream: _Stream, size: int, progress: Callable[[int], None]) -> None:
-        self._stream, self._left, self._size, self._progress = stream, size, size, progress
+    def __init__(self, path: str, stream: _Stream, size: int, progress: Callable[[int], None]) -> None:
+        self._path, self._stream, self._progress = path, stream, progress
+        self._left = self._size = size
 
     def __len__(self) -> int:
         return self._size
@@ -230,8 +255,11 @@ class _Part:
         return self._size - self._left
 
     def read(self, size: int = -1) -> bytes:
-        piece = self._stream.read(self._left if size < 0 else min(size, self._left))
+        """Raises UserError when the file has become shorter: S3 would wait for the rest."""
+        piece = bytes(self._stream.read(self._left if size < 0 else min(size, self._left)))
         self._left -= len(piece)
+        if not piece and self._left:
+            raise UserError(f"{self._path} became shorter while it was sent; send the package once it is complete")
         if piece:  # at the end of what is sent there is nothing to stop any more
             self._progress(len(piece))
         return piece

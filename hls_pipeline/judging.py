@@ -12,10 +12,13 @@ from datetime import timedelta
 
 from hls_pipeline import clock, drops, replicas, staging
 from hls_pipeline.errors import ProofMissing
-from hls_pipeline.hls.findings import Report
+from hls_pipeline.hls.findings import Findings, Report, shown
+from hls_pipeline.hls.package import Package
+from hls_pipeline.hls.paths import metadata_path
 from hls_pipeline.ipfs.kubo import Kubo
 from hls_pipeline.ipfs.proof import Receipt
 from hls_pipeline.ipfs.unixfs import PROFILES, build_directory
+from hls_pipeline.keys import METADATA
 from hls_pipeline.metadata_store import Lease, MetadataStore
 from hls_pipeline.object_store import ObjectStore
 from hls_pipeline.settings import Settings
@@ -40,6 +43,8 @@ def judge(
     profile = PROFILES[settings.ipfs_profile]
     policy = settings.policy().of(upload.video_id)
     package, report, contents = staging.examine(source, profile, policy, noted=noted)
+    if package is not None:
+        report = _under_its_name(upload, package, report, metadata_path(source.sizes()))
     if package is None or not report.accepted:
         return _refuse(upload, lease, report, objects, store, settings)
     revision = store.next_revision(upload.video_id)
@@ -75,6 +80,17 @@ def judge(
         metadata=metadata,
         report=report.to_json(),
     )
+
+
+def _under_its_name(upload: Upload, package: Package, report: Report, place: str | None) -> Report:
+    """With an error when the metadata, in the file `place`, names another video than the folder or request did."""
+    named = package.metadata.get("video_id")
+    if named in (None, upload.video_id):
+        return report
+    findings = Findings()
+    text = f"it names the video {shown(named)}, but the package was sent as {shown(upload.video_id)}; make them agree"
+    findings.add("META_BAD_VALUE", place or METADATA, None, text)
+    return replace(report, findings=(*report.findings, *findings.result()))
 
 
 def _is_same(upload: Upload, current: Upload) -> bool:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,9 +19,9 @@ from hls_pipeline import keys
 from hls_pipeline.errors import Conflict, ObjectMissing, UsageError
 from hls_pipeline.hls.content_types import content_type
 from hls_pipeline.hls.findings import refuse
-from hls_pipeline.hls.paths import path_fault
+from hls_pipeline.hls.paths import metadata_path, path_fault
 from hls_pipeline.hls.policy import Limits
-from hls_pipeline.hls.sources import Source
+from hls_pipeline.hls.sources import Source, open_source
 from hls_pipeline.metadata_store import MetadataStore, Version
 from hls_pipeline.object_store import ObjectStore
 from hls_pipeline.uploads import IN_WORK, State, Upload
@@ -40,9 +41,34 @@ class Sent:
     """None: it was taken up before we could ask."""
 
 
+@dataclass(frozen=True)
+class _Described:
+    """A package with another metadata.json than its own, or with one at all."""
+
+    source: Source
+    metadata: bytes
+
+    place: str
+
+    def sizes(self) -> Mapping[str, int]:
+        return {**self.source.sizes(), self.place: len(self.metadata)}
+
+    def read(self, path: str, limit: int | None = None) -> Iterator[bytes]:
+        return iter([self.metadata[:limit]]) if path == self.place else self.source.read(path, limit)
+
+
+@contextmanager
+def opened(package: Path, metadata: Path | None) -> Iterator[Source]:
+    """A folder, zip or tar, with the metadata that goes with it. Raises UsageError, or PackageRefused for another
+    file."""
+    with open_source(package) as source:
+        if metadata is not None:
+            source = _Described(source, _read(metadata), metadata_path(source.sizes()) or keys.METADATA)
+        yield source
+
+
 def send(
     source: Source,
-    metadata: bytes | None,
     video_id: str | None,
     objects: ObjectStore,
     inbox: str,
@@ -54,15 +80,12 @@ def send(
     for path in sizes:
         if fault := path_fault(path, Limits()):
             refuse("PKG_PATH_UNSAFE", path, f"the file name {fault}")
-    if metadata is None and keys.METADATA in sizes:
-        metadata = b"".join(source.read(keys.METADATA))
-    video_id = choose_video_id(video_id, metadata)
+    video_id = choose_video_id(video_id, metadata_of(source, sizes))
 
     def put(path: str) -> None:
-        pieces = iter([metadata]) if path == keys.METADATA and metadata is not None else source.read(path)
-        objects.upload(inbox, keys.inbox(video_id, path), _counted(pieces, progress), content_type(path))
+        objects.upload(inbox, keys.inbox(video_id, path), _counted(source.read(path), progress), content_type(path))
 
-    objects.each(put, [*sizes, *([keys.METADATA] if metadata is not None and keys.METADATA not in sizes else [])])
+    objects.each(put, [*sizes])
     ready = keys.inbox(video_id, keys.READY)
     objects.put(inbox, ready, b"", "application/octet-stream")
     try:
@@ -73,16 +96,27 @@ def send(
 
 def choose_video_id(given: str | None, metadata: bytes | None) -> str:
     """The one given, the one in the metadata (both must agree), or a new one."""
+    return named_video_id(given, metadata) or f"video-{secrets.token_hex(6)}"
+
+
+def named_video_id(given: str | None, metadata: bytes | None) -> str | None:
+    """The one given or in the metadata. Raises Conflict where they differ, UsageError for one that is none."""
     try:
         named = json.loads(metadata or b"{}").get("video_id")
     except (ValueError, AttributeError, RecursionError):
         named = None  # the pipeline's report says what is wrong with the metadata
     if given and named and given != named:
         raise Conflict(f"--video-id says {given}, metadata.json says {named}; make them agree")
-    chosen = given or named or f"video-{secrets.token_hex(6)}"
-    if not isinstance(chosen, str) or not keys.is_video_id(chosen):
+    chosen = given or named or None
+    if chosen is not None and not (isinstance(chosen, str) and keys.is_video_id(chosen)):
         raise UsageError(f"{chosen!r} is no video id: letters, digits, - and _, at most 64, the first no - or _")
     return chosen
+
+
+def metadata_of(source: Source, sizes: Mapping[str, int]) -> bytes | None:
+    """Of one that is too large to be accepted, the beginning."""
+    path = metadata_path(sizes)
+    return b"".join(source.read(path, Limits().metadata_size + 1)) if path else None
 
 
 def follow(sent: Sent, store: MetadataStore) -> Iterator[Upload]:
@@ -109,9 +143,7 @@ def documents(store: MetadataStore, upload: Upload) -> tuple[Version, ...]:
     return tuple(v for v in store.versions(upload.video_id) if v.revision == upload.revision)
 
 
-def read_metadata(path: Path | None) -> bytes | None:
-    if path is None:
-        return None
+def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
@@ -119,9 +151,13 @@ def read_metadata(path: Path | None) -> bytes | None:
 
 
 def last_written(package: Path) -> int:
-    """When the newest file of the package was last written to, in nanoseconds."""
-    files = package.rglob("*") if package.is_dir() else [package]
-    return max((path.lstat().st_mtime_ns for path in files), default=0)
+    """When a file of the package was last written to or put in place, in nanoseconds; a copy may bring an old
+    time of writing along. Raises UsageError when that cannot be seen."""
+    try:
+        found = [path.lstat() for path in (package.rglob("*") if package.is_dir() else [package])]
+    except OSError as error:
+        raise UsageError(f"{package} cannot be read: {error.strerror}") from error
+    return max((max(one.st_mtime_ns, one.st_ctime_ns) for one in found), default=0)
 
 
 def _counted(pieces: Iterator[bytes], progress: Progress) -> Iterator[bytes]:

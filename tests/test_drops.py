@@ -67,7 +67,7 @@ def test_a_folder_that_has_a_mark_of_its_own_is_not_sent(world: World, tmp_path:
     for path, data in {"master.m3u8": b"#EXTM3U\n", name: b""}.items():
         (tmp_path / path).write_bytes(data)
     with pytest.raises(PackageRefused, match="mark of the inbox"):
-        submission.send(FolderSource(tmp_path), None, "v", world.objects, INBOX)
+        submission.send(FolderSource(tmp_path), "v", world.objects, INBOX)
     assert list(world.objects.listing(INBOX)) == []
 
 
@@ -84,7 +84,7 @@ def test_a_package_that_is_taken_out_at_once_counts_as_sent_and_is_followed(worl
     events = world.objects._client.meta.events
     events.register("provide-client-params.s3.HeadObject", pipeline)
     try:
-        sent = submission.send(FolderSource(tmp_path), None, "v", world.objects, INBOX)
+        sent = submission.send(FolderSource(tmp_path), "v", world.objects, INBOX)
     finally:
         events.unregister("provide-client-params.s3.HeadObject", pipeline)
     assert world.inbox() == set()

@@ -236,6 +236,17 @@ def test_a_refused_package_gets_its_report_and_stays_where_it_is(world: World, s
     assert world.receive()[0] == []
 
 
+def test_a_package_whose_metadata_names_another_video_than_its_folder_is_refused(world: World, seed: str) -> None:
+    """It was published under the folder's name, and its own field was overwritten without a word."""
+    files = {**package(seed), "metadata.json": b'{"video_id": "other"}'}
+    upload = world.walk(world.drop("v", files))
+    assert upload.state is State.REJECTED
+    assert upload.report
+    (error,) = upload.report["errors"]
+    assert (error["code"], error["path"]) == ("META_BAD_VALUE", "metadata.json")
+    assert "'other'" in error["message"]
+
+
 def test_a_marked_package_that_misses_files_is_refused_at_once(world: World, seed: str) -> None:
     files = package(seed)
     del files["v/s1.ts"]

@@ -81,9 +81,7 @@ def _publish(package: Path, count: int, settings: Settings) -> list[dict[str, An
     typer.echo(f"\nsending {package}{f' and {count - 1} variations' if count > 1 else ''} to s3://{settings.s3_inbox}/")
     with open_source(package) as source, ThreadPoolExecutor(count) as pool:
         sent = list(
-            pool.map(
-                lambda n: submission.send(_Variation(source, n), None, None, objects, settings.s3_inbox), range(count)
-            )
+            pool.map(lambda n: submission.send(_Variation(source, n), None, objects, settings.s3_inbox), range(count))
         )
     documents = []
     for one in sent:

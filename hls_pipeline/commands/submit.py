@@ -16,7 +16,6 @@ from hls_pipeline import metadata_store, object_store, submission
 from hls_pipeline.commands.services import DataOption, JsonOption, configured, print_json
 from hls_pipeline.errors import PackageRefused, ServiceError, UserError
 from hls_pipeline.hls.findings import Report, refusal
-from hls_pipeline.hls.sources import open_source
 from hls_pipeline.local.data_folder import gateway_of
 from hls_pipeline.settings import Settings, load
 from hls_pipeline.uploads import State, Upload
@@ -63,9 +62,12 @@ def _through_gateway(
 
     settings = load(data=data) if data else load()
     client = GatewayClient(*gateway_of(settings), settings.state.expanduser())
-    given = submission.read_metadata(metadata)
-    with open_source(package) as source, _bar(sum(source.sizes().values()), as_json) as progress:
-        sent = client.send(source, given, video_id, progress, written=submission.last_written(package))
+    with submission.opened(package, metadata) as source, _bar(sum(source.sizes().values()), as_json) as progress:
+        try:
+            sent = client.send(source, video_id, progress, written=lambda: submission.last_written(package))
+        except KeyboardInterrupt:
+            typer.echo("stopped; the same command again goes on from here", err=True)
+            raise
     print_json(sent, one_line=as_json)
     if wait and sent.get("status") != "ready":
         print_json(client.wait(sent), one_line=as_json)
@@ -75,10 +77,9 @@ def send_folder(
     package: Path, metadata: Path | None, video_id: str | None, settings: Settings, *, quiet: bool
 ) -> submission.Sent:
     """Puts a package into the inbox, with a progress bar on a terminal."""
-    given = submission.read_metadata(metadata)
-    with open_source(package) as source, _bar(sum(source.sizes().values()), quiet) as progress:
+    with submission.opened(package, metadata) as source, _bar(sum(source.sizes().values()), quiet) as progress:
         objects = object_store.connect(settings)
-        return submission.send(source, given, video_id, objects, settings.s3_inbox, progress)
+        return submission.send(source, video_id, objects, settings.s3_inbox, progress)
 
 
 def raise_unless_well(upload: Upload) -> None:

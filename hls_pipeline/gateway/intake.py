@@ -35,7 +35,7 @@ from hls_pipeline.gateway.services import Services, ServicesDep
 from hls_pipeline.gateway.webhook_records import Webhook
 from hls_pipeline.hls.content_types import content_type
 from hls_pipeline.hls.findings import Findings, Report, refuse
-from hls_pipeline.hls.paths import check_paths, path_fault
+from hls_pipeline.hls.paths import check_paths, metadata_path, path_fault
 from hls_pipeline.hls.policy import Limits
 from hls_pipeline.hls.sources import Source, ZipSource, open_archive
 from hls_pipeline.ipfs.unixfs import PROFILES
@@ -401,8 +401,9 @@ class _Arriving:
                 raise Refused(409, "conflict", "two different video ids are given")
             given = text
         metadata = self._fields.get("metadata")
-        if metadata is None and keys.METADATA in self._sizes and self._sizes[keys.METADATA] <= _METADATA_BYTES:
-            metadata = self._services.objects.read_all(self._bucket, self._key(keys.METADATA))
+        place = metadata_path(self._sizes)
+        if metadata is None and place is not None and self._sizes[place] <= _METADATA_BYTES:
+            metadata = self._services.objects.read_all(self._bucket, self._key(place))
         try:
             return choose_video_id(given, metadata)
         except UsageError as error:

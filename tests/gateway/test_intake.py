@@ -105,6 +105,9 @@ def test_metadata_beside_the_package_replaces_its_own_and_may_name_the_video(gat
 def test_the_packages_own_metadata_may_name_the_video_and_the_order_of_parts_is_free(gateway: Gateway) -> None:
     files = {**FILES, "metadata.json": b'{"video_id": "inside"}'}
     assert post(gateway, as_files(files)).json()["video_id"] == "inside"
+    nested = {f"my_video/{path}": data for path, data in package("nested").items()}
+    nested["my_video/metadata.json"] = b'{"video_id": "nested"}'
+    assert post(gateway, as_files(nested)).json()["video_id"] == "nested"
     parts = [*as_files(package("two")), ("video_id", (None, "later"))]
     assert post(gateway, parts).json()["video_id"] == "later"
 

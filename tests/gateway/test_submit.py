@@ -9,14 +9,14 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from hls_pipeline.errors import Outage, PackageRefused, UserError
+from hls_pipeline.errors import Conflict, Outage, PackageRefused, UserError
 from hls_pipeline.gateway_client import GatewayClient
 from hls_pipeline.hls.sources import open_source
-from hls_pipeline.submission import last_written
+from hls_pipeline.submission import last_written, opened
 from tests.gateway.conftest import Gateway
 from tests.gateway.test_intake import leftovers
 from tests.services import Files, package, published
@@ -58,11 +58,11 @@ def test_what_was_cut_off_goes_on_where_it_stopped(gateway: Gateway, client: Gat
             raise KeyboardInterrupt
 
     with open_source(folder) as source, pytest.raises(KeyboardInterrupt):
-        client.send(source, None, "film", cut_off)
+        client.send(source, "film", cut_off)
     total = sum(len(data) for data in package("film", segments=6).values())
     rest: list[int] = []
     with open_source(folder) as source:
-        document = client.send(source, None, "film", rest.append)
+        document = client.send(source, "film", rest.append)
     assert document["status"] == "processing"
     assert 0 < rest[0] < sum(rest) == total, "what had arrived is counted at once, and not sent again"
     assert len(gateway.world.store.uploads_of("film")) == 1
@@ -80,12 +80,75 @@ def test_a_package_that_was_written_to_since_is_sent_anew(
         if sum(sent) > 2000:
             raise KeyboardInterrupt
 
+    folder = tmp_path / "film"
     for seed, stop in (("film one", cut_off), ("film two", lambda _: None)):
-        folder = written(tmp_path / "film", package(seed))
+        written(folder, package(seed))
         with open_source(folder) as source, suppress(KeyboardInterrupt):
-            client.send(source, None, "film", stop, written=last_written(folder))
+            client.send(source, "film", stop, written=lambda: last_written(folder))
     for path, data in published(package("film two")).items():
         assert gateway.play("film", path).content == data
+
+
+@pytest.mark.parametrize("change", [b"and more", b""], ids=["grows", "shrinks"])
+def test_a_file_that_is_written_to_while_it_is_sent_is_not_taken(
+    gateway: Gateway, client: GatewayClient, tmp_path: Path, change: bytes
+) -> None:
+    """What it had when it was listed was sent, and taken for all of it; one that shrank was waited for by S3."""
+    folder = written(tmp_path / "film", package("film"))
+
+    def encoder(_: int) -> None:
+        with (folder / "v" / "s2.ts").open("ab" if change else "wb") as file:
+            file.write(change)
+
+    with open_source(folder) as source, pytest.raises(UserError, match="while it was sent"):
+        client.send(source, "film", encoder, written=lambda: last_written(folder))
+    assert gateway.world.store.uploads_of("film") == ()
+
+
+def test_a_copy_with_the_old_time_of_writing_is_another_package(tmp_path: Path) -> None:
+    folder = written(tmp_path / "film", package("film"))
+    before = last_written(folder)
+    copy = tmp_path / "copy"
+    copy.write_bytes(b"other")
+    os.utime(copy, (0, 0))
+    copy.replace(folder / "v" / "s1.ts")
+    assert last_written(folder) > before
+
+
+def test_what_was_completed_after_we_had_gone_is_not_sent_again(
+    gateway: Gateway, client: GatewayClient, tmp_path: Path
+) -> None:
+    """Ctrl-C while a large package was checked: the next run sent all of it once more."""
+
+    class LeavesEarly(GatewayClient):
+        def _complete(self, upload_id: str) -> dict[str, Any]:
+            super()._complete(upload_id)
+            raise KeyboardInterrupt
+
+    folder, counted = written(tmp_path / "film", package("film")), []
+    with open_source(folder) as source, pytest.raises(KeyboardInterrupt):
+        LeavesEarly(client.url, client.api_key, client.state).send(source, "film", lambda _: None)
+    with open_source(folder) as source:
+        document = client.send(source, "film", counted.append)
+    assert (document["status"], len(counted)) == ("processing", 1)
+    assert len(gateway.world.store.uploads_of("film")) == 1
+
+
+def test_the_metadata_of_a_package_names_its_video(gateway: Gateway, client: GatewayClient, tmp_path: Path) -> None:
+    """It was published under a name made up by the gateway."""
+    folder = written(tmp_path / "film", package("film") | {"metadata.json": b'{"video_id": "named"}'})
+    with open_source(folder) as source:
+        with pytest.raises(Conflict):
+            client.send(source, "another", lambda _: None)
+        assert client.send(source, None, lambda _: None)["video_id"] == "named"
+
+
+def test_metadata_given_beside_the_package_is_judged_like_its_own(client: GatewayClient, tmp_path: Path) -> None:
+    """What was no JSON ended in a traceback."""
+    folder, other = written(tmp_path / "film", package("film")), tmp_path / "other.json"
+    other.write_bytes(b'{"title": ')
+    with opened(folder, other) as source, pytest.raises(PackageRefused, match=r"META_NOT_JSON metadata\.json"):
+        client.send(source, "film", lambda _: None)
 
 
 def test_ctrl_c_ends_what_waits_and_what_is_under_way(gateway: Gateway, client: GatewayClient, tmp_path: Path) -> None:
@@ -100,7 +163,7 @@ def test_ctrl_c_ends_what_waits_and_what_is_under_way(gateway: Gateway, client: 
 
     files = package("film", segments=40)
     with open_source(written(tmp_path / "film", files)) as source, pytest.raises(KeyboardInterrupt):
-        client.send(source, None, "film", interrupted_once)
+        client.send(source, "film", interrupted_once)
     assert len(leftovers(gateway)) < len(files) / 2
 
 
@@ -118,9 +181,27 @@ class SpoiltClient(GatewayClient):
 def test_a_file_whose_address_has_ended_is_sent_to_a_new_one(gateway: Gateway, tmp_path: Path) -> None:
     client, counted, files = SpoiltClient(gateway.url, gateway.key, tmp_path / "state"), [], package("film")
     with open_source(written(tmp_path / "film", files)) as source:
-        client.send(source, None, "film", counted.append)
+        client.send(source, "film", counted.append)
     assert sum(counted) == sum(map(len, files.values()))
     assert gateway.play("film", "v/s1.ts").content == files["v/s1.ts"]
+
+
+class InterruptedClient(GatewayClient):
+    """Every other of its requests meets a gateway that is just being restarted, after the first."""
+
+    asked: ClassVar[list[str]] = []
+
+    def _ask(self, method: str, path: str, **more: Any) -> dict[str, Any]:
+        self.asked.append(path)
+        if len(self.asked) % 2 == 0:
+            raise Outage(f"{method} {path}: connection refused")
+        return super()._ask(method, path, **more)
+
+
+def test_a_gateway_that_is_restarted_meanwhile_is_waited_for(gateway: Gateway, tmp_path: Path) -> None:
+    client = InterruptedClient(gateway.url, gateway.key, tmp_path / "state")
+    with open_source(written(tmp_path / "film", package("film"))) as source:
+        assert client.send(source, "film", lambda _: None)["status"] == "processing"
 
 
 @pytest.mark.parametrize(
@@ -143,11 +224,11 @@ def test_a_refused_package_is_an_error_that_names_file_line_and_code(client: Gat
         "v/index.m3u8": b"#EXTM3U\n#EXT-X-TARGETDURATION:6\n#EXTINF:nan,\ns0.ts\n#EXT-X-ENDLIST\n"
     }
     with open_source(written(tmp_path / "film", files)) as source, pytest.raises(PackageRefused) as refused:
-        client.send(source, None, "film", lambda _: None)
+        client.send(source, "film", lambda _: None)
     assert "HLS_BAD_EXTINF v/index.m3u8:3" in str(refused.value)
 
 
 def test_a_gateway_that_is_not_there_is_an_outage(tmp_path: Path) -> None:
     nowhere = GatewayClient("http://127.0.0.1:1", "key", tmp_path / "state")
     with open_source(written(tmp_path / "film", package("film"))) as source, pytest.raises(Outage):
-        nowhere.send(source, None, "film", lambda _: None)
+        nowhere.send(source, "film", lambda _: None)
