@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
@@ -171,6 +172,12 @@ class ObjectStore:
         """When the object was last written. Raises ObjectMissing."""
         with border(f"looking at s3://{bucket}/{key}"):
             return self._client.head_object(Bucket=bucket, Key=key)["LastModified"]
+
+    def time(self, bucket: str) -> datetime:
+        """What the clock of S3 says, by whole seconds."""
+        with border(f"looking at s3://{bucket}"):
+            answer = self._client.head_bucket(Bucket=bucket)
+        return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
 
     def read(self, bucket: str, key: str, *, etag: str | None = None, limit: int | None = None) -> Iterator[bytes]:
         """The object's bytes in pieces, at most `limit` of them. Raises ObjectMissing, or ObjectChanged when its

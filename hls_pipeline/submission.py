@@ -10,7 +10,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -39,6 +39,17 @@ class Sent:
     video_id: str
     ready: datetime | None
     """None: it was taken up before we could ask."""
+    began: datetime
+    """S3's time before the first file went."""
+    paths: frozenset[str]
+
+    def became(self, upload: Upload) -> bool:
+        """Whether it is this upload: that of our mark, or one that took up all we sent just before we could tell."""
+        drop = upload.drop
+        if None not in (self.ready, drop.ready):
+            return self.ready == drop.ready
+        is_all = self.paths == {drop.path(item) for item in drop.objects}
+        return is_all and max(item.modified for item in drop.objects) >= self.began
 
 
 @dataclass(frozen=True)
@@ -85,13 +96,14 @@ def send(
     def put(path: str) -> None:
         objects.upload(inbox, keys.inbox(video_id, path), _counted(source.read(path), progress), content_type(path))
 
+    began = objects.time(inbox)
     objects.each(put, [*sizes])
     ready = keys.inbox(video_id, keys.READY)
     objects.put(inbox, ready, b"", "application/octet-stream")
-    try:
-        return Sent(video_id, objects.modified(inbox, ready))
-    except ObjectMissing:
-        return Sent(video_id, None)
+    marked: datetime | None = None
+    with suppress(ObjectMissing):
+        marked = objects.modified(inbox, ready)
+    return Sent(video_id, marked, began, frozenset(sizes))
 
 
 def choose_video_id(given: str | None, metadata: bytes | None) -> str:
@@ -120,14 +132,16 @@ def metadata_of(source: Source, sizes: Mapping[str, int]) -> bytes | None:
 
 
 def follow(sent: Sent, store: MetadataStore) -> Iterator[Upload]:
-    """The upload each time its state changes, until it goes no further by itself."""
+    """The upload each time its state changes, until it goes no further by itself. One that started without our mark,
+    because the folder had been quiet, gives way to one that starts with it."""
     seen: State | None = None
     upload_id: str | None = None
     while True:
-        uploads = [u for u in store.uploads_of(sent.video_id) if sent.ready in (None, u.drop.ready)]
-        upload = next((u for u in reversed(uploads) if upload_id in (None, u.upload_id)), None)
+        uploads = [upload for upload in store.uploads_of(sent.video_id) if sent.became(upload)]
+        ours = (u for u in reversed(uploads) if upload_id in (None, u.upload_id))
+        upload = max(ours, key=lambda u: u.drop.ready is not None, default=None)
         if upload and upload.state is not seen:
-            upload_id = upload.upload_id
+            upload_id = upload.upload_id if upload.drop.ready else None
             seen = upload.state
             yield upload
             if seen not in IN_WORK:

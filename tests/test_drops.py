@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -89,6 +90,33 @@ def test_a_package_that_is_taken_out_at_once_counts_as_sent_and_is_followed(worl
         events.unregister("provide-client-params.s3.HeadObject", pipeline)
     assert world.inbox() == set()
     assert next(submission.follow(sent, world.store)).state is State.STAGED
+
+
+def test_a_folder_that_started_by_itself_just_before_its_mark_is_followed(world: World, tmp_path: Path) -> None:
+    """`submit --wait` waited for ever for an upload of its own mark, which was taken out with the folder."""
+    later = clock.now() + timedelta(hours=1)
+
+    def quiet(params: dict[str, str], **_: object) -> None:
+        if params["Key"] == "v/_READY":
+            (upload,), _waiting = world.receive(later)
+            assert upload.drop.ready is None
+            world.walk(upload, "stage")
+
+    for path, data in package("quiet").items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes(data)
+    events = world.objects._client.meta.events
+    events.register("provide-client-params.s3.PutObject", quiet)
+    try:
+        sent = submission.send(FolderSource(tmp_path), "v", world.objects, INBOX)
+    finally:
+        events.unregister("provide-client-params.s3.PutObject", quiet)
+    (upload,) = world.store.uploads_of("v")
+    assert upload.drop.ready is None
+    assert upload.drop.ready != sent.ready
+    assert next(submission.follow(sent, world.store)).upload_id == upload.upload_id
+    again = replace(sent, began=later)
+    assert not again.became(upload), "an earlier arrival of the same files is not this one"
 
 
 def test_files_outside_any_folder_are_left_alone(world: World) -> None:
