@@ -14,6 +14,7 @@ from hls_pipeline import clock
 from hls_pipeline.gateway import presigned, sweep
 from hls_pipeline.gateway.access import Scope
 from hls_pipeline.gateway.config import GatewaySettings
+from hls_pipeline.gateway.records import Records
 from hls_pipeline.gateway.s3 import GatewayStore
 from hls_pipeline.gateway.services import connect
 from hls_pipeline.settings import Settings
@@ -135,6 +136,17 @@ def test_an_address_that_outlives_completion_changes_nothing(gateway: Gateway) -
     requests.put(segment["urls"][0]["url"], data=bytes(segment["size"]), timeout=60)
     assert gateway.play("film", "v/s1.ts").content == FILES["v/s1.ts"]
     assert gateway.get("/v1/videos/film").json()["revision"] == 1
+
+
+def test_what_a_killed_gateway_completed_is_known_at_once(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its claim stood in the way for ten minutes, and after that all files were missing."""
+    begun = begin(gateway, FILES, video_id="film").json()
+    put_all(begun, FILES)
+    monkeypatch.setattr(Records, "end_completion", lambda *_: None)
+    first = complete(gateway, begun["id"])
+    again = complete(gateway, begun["id"])
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert again.json() == first.json()
 
 
 def test_a_refused_package_answers_with_its_report_each_time(gateway: Gateway) -> None:
