@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -109,18 +110,31 @@ def _stack(folder: Path, *, production: bool) -> Iterator[subprocess.Popen[bytes
         typer.echo(f"using the stack that runs on {folder}")
         yield None
         return
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    process: subprocess.Popen[bytes] | None = None
+    asked = False
+
+    def stop(number: int, _: FrameType | None) -> None:
+        """While the stack is being started there is nothing yet that could be ended: it is once it has begun."""
+        nonlocal asked
+        asked = True
+        if process is not None:
+            sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, stop)
     kind = ["--production"] if production else []
-    process = subprocess.Popen([sys.executable, "-m", "hls_pipeline.cli", "up", "--data", str(folder), *kind])
     try:
+        process = subprocess.Popen([sys.executable, "-m", "hls_pipeline.cli", "up", "--data", str(folder), *kind])
         while not running(folder):
+            if asked:
+                sys.exit(128 + signal.SIGTERM)
             if process.poll() is not None:
                 raise Outage("the stack did not start; what it said above tells why")
             time.sleep(0.1)
         yield process
     finally:
-        process.terminate()
-        process.wait(_STOP_SECONDS)
+        if process is not None:
+            process.terminate()
+            process.wait(_STOP_SECONDS)
 
 
 def _wait(process: subprocess.Popen[bytes]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import secrets
 import shutil
 import subprocess
 import sys
@@ -57,7 +58,7 @@ def fetch(target: Path = TARGET, wanted: Vendored = HLS_JS) -> Path:
     if _sha256(data) != wanted.sha256:
         raise Corruption(f"{wanted.package} from npm is not the file we know; nothing was installed")
     target.parent.mkdir(parents=True, exist_ok=True)
-    waiting = target.with_suffix(".new")
+    waiting = target.with_suffix(f".{secrets.token_hex(4)}.new")
     waiting.write_bytes(data)
     waiting.replace(target)
     return target

@@ -56,6 +56,14 @@ def signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> No
             os.killpg(process.pid, number)
 
 
+def signal_first(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """To the process alone. Not by `Popen.send_signal`, which reaps one that has just ended: nobody could end the rest
+    of its group any more."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, number)
+
+
 def belonging_to(stack_id: str) -> list[int]:
     """Process numbers that carry the id, without this process. Knows Linux's /proc; elsewhere it finds none."""
     entry = f"{MARK}={stack_id}".encode()

@@ -201,7 +201,7 @@ class Supervisor:
             processes.signal_group(state.process, signal.SIGKILL)
         elif name not in asked and name not in needed:
             asked[name] = now
-            state.process.send_signal(state.part.stop)
+            processes.signal_first(state.process, state.part.stop)
 
     def _all_needs(self, part: Part) -> set[str]:
         """Also those of tasks that are done."""

@@ -200,6 +200,19 @@ def test_the_children_of_a_part_that_died_do_not_outlive_it(tmp_path: Path) -> N
     supervise([parent], tmp_path, Listener(lambda heard: "is back" in heard[-1], one_left), kill)
 
 
+def test_the_children_of_a_part_that_ends_just_when_it_is_asked_to_do_not_outlive_it(tmp_path: Path) -> None:
+    """Asking it reaped it, and with that the number of its group was gone."""
+    command = ("sh", "-c", "sleep 600 & exit 0")
+    process = processes.start(command, {**os.environ, processes.MARK: STACK_ID}, tmp_path, tmp_path / "log")
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    supervisor = Supervisor((python("part", tmp_path, SERVE),), tmp_path, {}, Listener(lambda _: False))
+    state = supervisor._states["part"]
+    state.process = process
+    supervisor._end(state, {}, set(), at_once=False)
+    assert processes.has_ended(process)
+    wait_until(lambda: not processes.belonging_to(STACK_ID), 60, lambda: "the child's end")
+
+
 def test_a_part_that_never_answers_is_a_failure_to_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hls_pipeline.local.supervisor.START_SECONDS", 0.5)
     mute = python("mute", tmp_path, "time.sleep(600)")
