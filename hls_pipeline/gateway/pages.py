@@ -150,7 +150,7 @@ def _page(
 
 
 def _policy(services: Services) -> str:
-    """Media may come from elsewhere only where we send viewers there."""
+    """Media may come from elsewhere only where we send viewers there. hls.js makes a track for subtitles of `data:`."""
     media = "'self'"
     if services.settings.play == "redirect":
         settings = services.settings
@@ -161,8 +161,9 @@ def _policy(services: Services) -> str:
         origins = {f"{parts.scheme}://{parts.netloc}" for parts in map(urlsplit, filter(None, addresses))}
         media = " ".join(["'self'", *sorted(origins)])
     return (
-        f"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; media-src {media} blob:; "
-        f"connect-src {media}; worker-src 'self' blob:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+        f"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+        f"media-src {media} blob: data:; connect-src {media}; "
+        f"worker-src 'self' blob:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     )
 
 

@@ -4,6 +4,7 @@ and whatever strangers write stays text."""
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -80,8 +81,11 @@ def two_minutes(title: str) -> Files:
         head, first, rest = shipped[path].partition(b"#EXTINF")
         body = (first + rest).removesuffix(b"#EXT-X-ENDLIST\n")
         files[path] = head + b"#EXT-X-DISCONTINUITY\n".join([body] * 12) + b"#EXT-X-ENDLIST\n"
-    master = shipped["master.m3u8"]
-    files["master.m3u8"] = master[: master.index(b"#EXT-X-STREAM")] + master[master.rindex(b"#EXT-X-STREAM") :]
+    files["words/index.m3u8"] = b"#EXTM3U\n#EXT-X-TARGETDURATION:120\n#EXTINF:120,\nall.vtt\n#EXT-X-ENDLIST\n"
+    files["words/all.vtt"] = b"WEBVTT\n\n00:00.000 --> 01:59.000\nGood evening\n"
+    media, *variants = shipped["master.m3u8"].split(b"#EXT-X-STREAM-INF:")
+    words = b'#EXT-X-MEDIA:TYPE=SUBTITLES,GROUP-ID="words",NAME="Words",DEFAULT=YES,URI="words/index.m3u8"\n'
+    files["master.m3u8"] = media + words + b'#EXT-X-STREAM-INF:SUBTITLES="words",' + variants[-1]
     return {**files, "metadata.json": json.dumps({"title": title}).encode()}
 
 
@@ -100,6 +104,9 @@ def test_a_folder_is_sent_watched_and_played_through_the_move_to_ipfs(
     assert page.inner_text("#state") == "Moving to IPFS"
     page.evaluate("document.getElementById('player').play()")
     plays(page, 0.5)
+    page.wait_for_function(
+        "() => document.getElementById('player').textTracks[0]?.activeCues?.[0]?.text === 'Good evening'"
+    )
     assert page.inner_text("#state") == "Moving to IPFS"
 
     video_id = page.url.rpartition("/")[2]
@@ -126,6 +133,20 @@ def test_a_folder_is_sent_watched_and_played_through_the_move_to_ipfs(
     entries = page.locator("#timeline > ol > li")
     assert entries.count() == 4
     assert "sha256:" not in entries.first.inner_text(), "the seal of the evidence is shortened"
+
+
+def test_parts_left_in_a_finished_playlist_are_passed_over(local: Gateway, page: Page) -> None:
+    """The player took it for a live one, and loaded the first segment a hundred times a second instead of the next."""
+    files = {path.removeprefix("144p/"): data for path, data in sample().items() if path.startswith("144p/")}
+    part = rb'#EXT-X-PART:DURATION=\1,URI="\2",INDEPENDENT=YES\n\g<0>'
+    body = re.sub(rb"#EXTINF:(.*),\n(.*)\n", part, files["index.m3u8"])
+    low = b"#EXTM3U\n#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,PART-HOLD-BACK=3\n#EXT-X-PART-INF:PART-TARGET=4.1\n"
+    local.world.publish_package("film", {**files, "index.m3u8": body.replace(b"#EXTM3U\n", low)})
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url.rpartition("/")[2]))
+    with page.expect_request("**/seg_004.ts"):
+        page.goto(local.url + "/videos/film")
+    assert asked.count("seg_000.ts") == 1
 
 
 def test_a_refused_package_shows_its_report(local: Gateway, page: Page, tmp_path: Path) -> None:

@@ -32,8 +32,9 @@ function start(address, revision) {
   lost = broken = 0;
   // Media Source first: Chrome's own HLS is not reliable yet.
   if (window.Hls?.isSupported()) {
-    // seconds; without a limit it reads ten minutes ahead for a viewer who may leave
-    hls = new window.Hls({ enableWorker: true, backBufferLength: 30, maxMaxBufferLength: 45, capLevelToPlayerSize: true });
+    // Seconds; without a limit it reads ten minutes ahead for a viewer who may leave. Nothing here is live: of parts that
+    // were left in a finished playlist the player would load the first again and again.
+    hls = new window.Hls({ enableWorker: true, lowLatencyMode: false, backBufferLength: 30, maxMaxBufferLength: 45, capLevelToPlayerSize: true });
     hls.on(window.Hls.Events.ERROR, (_, problem) => { if (problem.fatal) recover(problem, address); });
     hls.on(window.Hls.Events.FRAG_LOADED, () => { lost = 0; });
     hls.loadSource(address);
