@@ -16,6 +16,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from hls_pipeline import errors
 from hls_pipeline.errors import PackageRefused, PipelineError, UserError
@@ -45,6 +46,8 @@ _HIDDEN = {
     503: "a service behind this one does not answer now; try again in a moment",
 }
 _RETRY_SECONDS = 5
+_METHODS = ("GET", "HEAD", "POST", "DELETE")
+"""All that are routed anywhere."""
 
 
 class Refused(UserError):
@@ -134,7 +137,17 @@ async def _of_framework(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
     detail = "there is nothing at this address" if error.status_code == 404 else str(error.detail)
-    return problem(error.status_code, code, detail, request_id(request), error.headers)
+    headers = {"Allow": ", ".join(_allowed(request))} if "Allow" in (error.headers or {}) else error.headers
+    return problem(error.status_code, code, detail, request_id(request), headers)
+
+
+def _allowed(request: Request) -> list[str]:
+    """Of all routes at the address (RFC 9110, section 15.5.6); the framework knows those of the first alone."""
+    return [
+        method
+        for method in _METHODS
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
+    ]
 
 
 def unforeseen(request_id: str) -> JSONResponse:
