@@ -247,7 +247,7 @@ def _complete(services: Services, presigned: Presigned) -> arrivals.Arrival:
 
 def _became(services: Services, presigned: Presigned) -> Upload | None:
     """The upload that the pipeline went on with when the gateway that completed this ended before it had noted so."""
-    place = keys.arrival(presigned.id)
+    place = keys.presigned(presigned.id)
     arrived = services.store.uploads_of(presigned.video_id)
     return next((one for one in arrived if one.drop.prefix == place and one.state is not State.RECEIVED), None)
 
