@@ -31,7 +31,7 @@ from hls_pipeline.hls.metadata import read_metadata
 from hls_pipeline.hls.paths import check_paths
 from hls_pipeline.hls.policy import Limits
 from hls_pipeline.submission import choose_video_id
-from hls_pipeline.uploads import DropObject, State, Upload
+from hls_pipeline.uploads import DropObject
 
 router = Router(prefix="/v1/uploads", tags=["upload"])
 
@@ -225,8 +225,6 @@ def _part_sizes(size: int) -> dict[int, int]:
 def _complete(services: Services, presigned: Presigned) -> arrivals.Arrival:
     if presigned.upload_id:
         return arrivals.known(services, services.store.upload(presigned.upload_id))
-    if presigned.completed_at and (upload := _became(services, presigned)):
-        return arrivals.known(services, upload)
     arrivals.check_queue(services)
     records = services.records
     if not records.begin_completion(presigned.id, clock.now(), COMPLETION):
@@ -243,13 +241,6 @@ def _complete(services: Services, presigned: Presigned) -> arrivals.Arrival:
         return taken
     finally:
         records.end_completion(presigned.id, upload_id)
-
-
-def _became(services: Services, presigned: Presigned) -> Upload | None:
-    """The upload that the pipeline went on with when the gateway that completed this ended before it had noted so."""
-    place = keys.presigned(presigned.id)
-    arrived = services.store.uploads_of(presigned.video_id)
-    return next((one for one in arrived if one.drop.prefix == place and one.state is not State.RECEIVED), None)
 
 
 def _join(services: Services, presigned: Presigned) -> tuple[DropObject, ...]:
