@@ -239,8 +239,8 @@ class ObjectStore:
 
     def renames(self, bucket: str, scratch: str) -> bool:
         """Whether S3 can `rename` in this bucket: SeaweedFS from 4.48 on does, Amazon in directory buckets only, none
-        with versioning. Found out once, with objects of our own under `scratch`: a server that does not know the
-        request may take it for an empty object."""
+        with versioning. Found out once, until there is doubt, with objects of our own under `scratch`: a server that
+        does not know the request may take it for an empty object."""
         if bucket not in self._renames:
             source, target, data = f"{scratch}a", f"{scratch}b", b"renamed"
             stored = self.put(bucket, source, data, "text/plain")
@@ -252,6 +252,11 @@ class ObjectStore:
             finally:
                 self.delete_versions(bucket, scratch)
         return self._renames[bucket]
+
+    def doubt_renames(self, bucket: str) -> None:
+        """Something went wrong meanwhile: it is found out again. Versioning may have been turned on, or the server be
+        another one."""
+        self._renames.pop(bucket, None)
 
     def rename(self, bucket: str, source: str, target: str, *, etag: str, size: int) -> Stored:
         """Gives an object another key, with its type, its tags and its ETag; no bytes move. Only where `renames` says

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from hls_pipeline import clock, drops, keys
-from hls_pipeline.errors import ObjectChanged, ObjectMissing, Outage
+from hls_pipeline.errors import ObjectChanged, ObjectMissing, Outage, ServiceError
 from hls_pipeline.hls.content_types import PLAYLIST_TYPE, content_type
 from hls_pipeline.hls.findings import Finding, Report, bounded
 from hls_pipeline.hls.media import MediaProbe
@@ -183,6 +183,9 @@ def bring_to_media(
     except (ObjectChanged, ObjectMissing) as error:
         _undo_acceptance(upload, lease, objects, store, settings)
         raise drops.changed(upload.drop) from error
+    except ServiceError:
+        objects.doubt_renames(media)
+        raise
 
 
 def _require_listed(brought: Iterable[TempObject], upload: Upload, objects: ObjectStore, settings: Settings) -> None:

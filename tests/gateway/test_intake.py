@@ -193,9 +193,11 @@ def test_a_server_that_no_longer_knows_how_to_rename_has_the_files_copied(gatewa
     events.register("before-sign.s3.RenameObject", unknown)
     try:
         answer = post(gateway, as_files(FILES), "?video_id=film")
+        later = post(gateway, as_files(FILES), "?video_id=later")
     finally:
         events.unregister("before-sign.s3.RenameObject", unknown)
     assert (answer.status_code, answer.json()["status"]) == (202, "received")
+    assert (later.status_code, later.json()["status"]) == (202, "processing"), "it was found out again"
     upload = gateway.world.walk(gateway.world.store.upload(answer.headers["Upload-Id"]))
     assert {path: gateway.world.from_gateway(f"{upload.root}/{path}") for path in published(FILES)} == published(FILES)
     assert leftovers(gateway) == set()
