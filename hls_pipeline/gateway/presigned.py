@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -31,7 +32,7 @@ from hls_pipeline.hls.metadata import read_metadata
 from hls_pipeline.hls.paths import check_paths
 from hls_pipeline.hls.policy import Limits
 from hls_pipeline.submission import choose_video_id
-from hls_pipeline.uploads import DropObject
+from hls_pipeline.uploads import DropObject, State
 
 router = Router(prefix="/v1/uploads", tags=["upload"])
 
@@ -117,6 +118,20 @@ def _own(services: Services, caller: Caller, upload_id: str) -> Presigned:
     presigned = services.records.presigned(upload_id[:32])
     if presigned.key_id != caller.key_id and not caller.may(Scope.ADMIN):
         raise NotFound("there is no such upload; it may have expired")
+    if presigned.completed_at and presigned.upload_id is None:
+        return _gone_on_with(services, presigned)
+    return presigned
+
+
+def _gone_on_with(services: Services, presigned: Presigned) -> Presigned:
+    """With the upload that it became, where a gateway died while it completed it and the pipeline went on: its files
+    are no longer here, and not missing. A package that changed meanwhile became nothing."""
+    prefix = keys.presigned(presigned.id)
+    for upload in services.store.uploads_of(presigned.video_id):
+        changed = upload.state is State.SUPERSEDED and upload.revision is None
+        if upload.drop.prefix == prefix and upload.state is not State.RECEIVED and not changed:
+            services.records.end_completion(presigned.id, upload.upload_id)
+            return replace(presigned, upload_id=upload.upload_id)
     return presigned
 
 
