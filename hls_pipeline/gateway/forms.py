@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ _FORM_OVERHEAD = 8 << 20
 """Bytes that headers and boundaries may add to the files of one body."""
 _HEARD = 1024
 """Bytes that end a silence: one now and then does not keep a place."""
+_CUT = re.compile(rb'filename="?(?:.:\\|\\\\)')
+"""Of such a name `parse_options_header` keeps what is behind the last backslash; it is to be refused like any other
+with one."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +178,8 @@ class Form:
     def _head(self) -> None:
         _, options = parse_options_header(self._disposition)
         name, filename = options.get(b"name", b""), options.get(b"filename")
+        if filename is not None and _CUT.search(self._disposition):
+            filename = b"\\" + filename
         self._events.append(Part(_text(name), None if filename is None else _file_name(filename)))
 
     def _end(self) -> None:

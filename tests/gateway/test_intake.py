@@ -396,6 +396,7 @@ def link_in_tar() -> bytes:
         (as_files({**FILES, "../evil.ts": b"G"}), "PKG_PATH_UNSAFE"),
         (as_files({**FILES, "/etc/passwd": b"G"}), "PKG_PATH_UNSAFE"),
         (as_files({**FILES, "v\\s.ts": b"G"}), "PKG_PATH_UNSAFE"),
+        (as_files({**FILES, "C:\\v\\s.ts": b"G"}), "PKG_PATH_UNSAFE"),
         (as_files({**FILES, "_READY\n": b"G"}), "PKG_PATH_UNSAFE"),
         (as_files({**FILES, "_READY": b'{"upload_id": "x"}'}), "PKG_PATH_UNSAFE"),
         ([("package", ("p.zip", zipped({**FILES, "_REJECTED.json": b"{}"})))], "PKG_PATH_UNSAFE"),
