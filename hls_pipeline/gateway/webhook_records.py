@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
+from itertools import groupby
 from typing import Any
 
 import sqlalchemy as sa
@@ -28,6 +29,8 @@ EVENTS = {
 _GOES_ON = IN_WORK | {State.PUBLISHED, State.FAILED}
 """States after which something is sure to be told, or may be."""
 
+_TOGETHER = 500
+"""Webhooks that one transaction looks after."""
 _LATE_COMMITS = 200
 """State changes that are looked at again: PostgreSQL may show a lower number after a higher one."""
 
@@ -137,16 +140,17 @@ class WebhookRecords:
 
     def enqueue(self, now: datetime) -> int:
         """Every change that a webhook wants to hear of has a delivery, due now; how many are new."""
-        made, hook, change = 0, tables.webhook, tables.state_change
+        hook, change, newest = tables.webhook, tables.state_change, self.newest_change()
         own_news = sa.exists().where(change.c.upload_id == hook.c.upload_id, change.c.id > hook.c.seen)
+        behind = sa.select(hook).where(_key_in_use(now), hook.c.seen < newest, hook.c.upload_id.is_(None) | own_news)
         with self._store.reading() as db:
-            wanted = sa.select(hook).where(_key_in_use(now), hook.c.upload_id.is_(None) | own_news)
-            hooks = [_webhook(row) for row in db.execute(wanted)]
-        newest = self.newest_change() if hooks else 0
-        for one in hooks:
-            if one.seen < newest:
+            found = [_webhook(row) for row in db.execute(behind.order_by(hook.c.upload_id, hook.c.seen))]
+        made = 0
+        for _, group in groupby(found, lambda one: (one.upload_id, one.seen)):
+            alike = list(group)
+            for start in range(0, len(alike), _TOGETHER):
                 with self._store.writing() as db:
-                    made += _enqueue(db, one, now)
+                    made += _enqueue(db, alike[start : start + _TOGETHER], now)
         return made
 
     def thin(self, before: datetime) -> int:
@@ -233,23 +237,29 @@ def _key_in_use(now: datetime) -> sa.ColumnElement[bool]:
     return tables.webhook.c.key_id.in_(sa.select(key.c.key_id).where(in_use))
 
 
-def _enqueue(db: sa.Connection, hook: Webhook, now: datetime) -> int:
-    table = tables.delivery
-    scopes = db.execute(sa.select(tables.api_key.c.scopes).filter_by(key_id=hook.key_id)).scalar() or ()
-    after = max(hook.since, hook.seen - _LATE_COMMITS)
-    told = sa.select(table.c.state_change).filter_by(webhook_id=hook.webhook_id).where(table.c.state_change > after)
-    known = set(db.execute(told).scalars())
-    found = _changes(db, after, 1000, hook.upload_id)
+def _enqueue(db: sa.Connection, hooks: Sequence[Webhook], now: datetime) -> int:
+    """For webhooks that have seen the same; they share one look at what is new."""
+    table, key = tables.delivery, tables.api_key
+    ids, seen, upload_id = [hook.webhook_id for hook in hooks], hooks[0].seen, hooks[0].upload_id
+    after = max(0, seen - _LATE_COMMITS)
+    found = _changes(db, after, 1000, upload_id)
+    told = sa.select(table.c.webhook_id, table.c.state_change)
+    known = set(db.execute(told.where(table.c.webhook_id.in_(ids), table.c.state_change > after)).tuples())
+    owners = sa.select(key.c.key_id, key.c.scopes).where(key.c.key_id.in_({hook.key_id for hook in hooks}))
+    admins = {key_id for key_id, scopes in db.execute(owners) if "admin" in scopes}
     wanted = [
-        change
+        (hook, change)
         for change in found
-        if change.id not in known
-        and EVENTS.get(change.state) in hook.events
-        and (change.owner == hook.key_id or "admin" in scopes)
+        if change.state in EVENTS
+        for hook in hooks
+        if change.id > hook.since
+        and (change.owner == hook.key_id or hook.key_id in admins)
         and hook.video_id in (None, change.video_id)
+        and EVENTS[change.state] in hook.events
+        and (hook.webhook_id, change.id) not in known
     ]
     made = 0
-    for change in wanted:
+    for hook, change in wanted:
         delivery_id, event = secrets.token_hex(16), EVENTS[change.state]
         values = {
             "delivery_id": delivery_id,
@@ -262,8 +272,8 @@ def _enqueue(db: sa.Connection, hook: Webhook, now: datetime) -> int:
             "due_at": now,
         }
         made += rows.insert_new(db, table, **values)  # another gateway may just do the same
-    seen = max((change.id for change in found), default=hook.seen)
-    db.execute(sa.update(tables.webhook).filter_by(webhook_id=hook.webhook_id).values(seen=max(seen, hook.seen)))
+    if found and found[-1].id > seen:
+        db.execute(sa.update(tables.webhook).where(tables.webhook.c.webhook_id.in_(ids)).values(seen=found[-1].id))
     return made
 
 

@@ -123,6 +123,31 @@ def test_a_webhook_is_told_what_happens_after_it_was_made_whatever_clocks_say(st
     assert json.loads(delivery.body)["revision"] == 2
 
 
+def test_all_webhooks_share_one_look_and_each_is_told_its_own(store: MetadataStore) -> None:
+    """Each took a look and a transaction of its own, so that a few hundred webhooks kept the disk busy for seconds."""
+    records, now = WebhookRecords(store), clock.now()
+    for key_id, scope in (("owner", "write"), ("other", "write"), ("operator", "admin")):
+        Records(store).add_key(ApiKey(key_id, "", "", (scope,), now, None, None, None))
+    published(store, 1)
+    Records(store).claim_video("v", "owner", now)
+    for webhook_id, key_id, video_id, event in (
+        ("own", "owner", None, "video.ready"),
+        ("own-video", "owner", "v", "video.processing"),
+        ("own-other-video", "owner", "w", "video.ready"),
+        ("foreign", "other", None, "video.ready"),
+        ("all", "operator", None, "video.ready"),
+    ):
+        records.add(Webhook(webhook_id, key_id, video_id, "https://example.com/", "secret", (event,), now))
+    published(store, 2)
+    changed: list[str] = []
+    sa.event.listen(store._engine, "before_cursor_execute", lambda *said: changed.append(said[2].split()[0]))
+    assert records.enqueue(now) == 3
+    assert changed.count("UPDATE") == 1
+    told = {item.webhook_id: item.event for item, *_ in map(records.deliveries, ("own", "own-video", "all"))}
+    assert told == {"own": "video.ready", "own-video": "video.processing", "all": "video.ready"}
+    assert records.enqueue(now) == 0
+
+
 def test_the_log_of_deliveries_is_read_page_by_page(store: MetadataStore) -> None:
     records = WebhookRecords(store)
     Records(store).add_key(ApiKey("a", "", "", ("write",), clock.now(), None, None, None))
