@@ -1,7 +1,7 @@
 """What happens in the background: webhooks are told of changes, and the metrics of stages and estimates are kept.
 
 A delivery is signed: `HLS-Signature: t=SECONDS,v1=HEX` with HEX = HMAC-SHA256(secret, "SECONDS.BODY"). One that is not
-answered by 2xx is sent again with growing pauses, ten times at most; the log of deliveries stays for
+answered by 2xx is sent again with growing pauses, sixteen times within a day; the log of deliveries stays for
 `HLS_DELIVERY_KEEP_DAYS`.
 """
 
@@ -19,7 +19,8 @@ from hls_pipeline.gateway.services import Services
 from hls_pipeline.gateway.webhook_records import Delivery, Outcome, StateChange, Webhook, WebhookRecords
 from hls_pipeline.uploads import State, back_off
 
-ATTEMPTS = 10
+ATTEMPTS = 16
+"""With the pauses below these take 23 hours: a receiver may be away for a night."""
 _FIRST_PAUSE_SECONDS = 5
 _LONGEST_PAUSE_SECONDS = 6 * 3600
 _PATIENCE = timedelta(minutes=2)

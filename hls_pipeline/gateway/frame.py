@@ -21,6 +21,8 @@ log = logging.getLogger("hls_pipeline.gateway.requests")
 
 _SINGLE = (b"host", b"authorization", b"content-type", b"idempotency-key")
 """Headers of which we take one, and of two a proxy in front may take the other."""
+_METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "OPTIONS"})
+"""Those that something here answers; the parser knows forty, and each would be a series for each route."""
 _CLOSING = {"Connection": "close"}
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _ALWAYS = {
@@ -53,9 +55,8 @@ class Frame:
                 headers["X-Request-ID"] = request_id
                 for name, value in _ALWAYS.items():
                     headers.setdefault(name, value)
-                self._metrics.requests.labels(_route(scope), scope["method"], str(status)).observe(
-                    time.perf_counter() - began
-                )
+                method = scope["method"] if scope["method"] in _METHODS else "other"
+                self._metrics.requests.labels(_route(scope), method, str(status)).observe(time.perf_counter() - began)
             await send(message)
 
         with logs.belonging(request_id=request_id):

@@ -21,12 +21,13 @@ from prometheus_client import generate_latest
 
 from hls_pipeline import clock, tables
 from hls_pipeline.errors import NotFound, Outage, UsageError
-from hls_pipeline.gateway import access, outbound
+from hls_pipeline.gateway import access, deliveries, outbound
 from hls_pipeline.gateway.access import Scope
-from hls_pipeline.gateway.deliveries import Observer, signature
+from hls_pipeline.gateway.deliveries import ATTEMPTS, Observer, signature
 from hls_pipeline.gateway.records import Records
 from hls_pipeline.gateway.services import connect
 from hls_pipeline.gateway.webhook_records import Outcome, Webhook, WebhookRecords
+from hls_pipeline.uploads import back_off
 from tests.gateway.conftest import Gateway
 from tests.gateway.test_intake import as_files, leftovers, post
 from tests.gateway.test_presigned import begin, complete, put_all
@@ -109,6 +110,12 @@ def test_what_was_not_answered_is_on_record_and_can_be_sent_again(
     wait_until(lambda: deliveries()[0]["delivered_at"], "the second try")
     assert len(receiver.got) > 1
     assert {json.loads(body)["id"] for _, body in receiver.got} == {first["id"]}
+
+
+def test_a_receiver_may_be_away_for_a_night() -> None:
+    """Ten tries were over after 43 minutes."""
+    pauses = [back_off(n, deliveries._FIRST_PAUSE_SECONDS, deliveries._LONGEST_PAUSE_SECONDS) for n in range(ATTEMPTS)]
+    assert timedelta(hours=20) < sum(pauses[:-1], timedelta()) < timedelta(hours=24)
 
 
 def test_a_redirect_is_not_followed(gateway_with: Callable[..., Gateway], receiver: Receiver) -> None:
@@ -303,7 +310,10 @@ def test_the_webhooks_of_others_are_not_there(gateway: Gateway) -> None:
 
 def test_metrics_show_requests_stages_and_how_far_estimates_were_off(gateway: Gateway) -> None:
     gateway.get("/v1/videos")
+    for method in ("PROPFIND", "MKCOL", "REPORT"):
+        assert gateway.ask(method, "/v1/videos").status_code == 405
     text = gateway.get("/metrics").text
+    assert 'hls_gateway_request_seconds_count{method="other",route="/v1/videos",status="405"} 3.0' in text
     assert 'hls_gateway_request_seconds_count{method="GET",route="/v1/videos",status="200"} 1.0' in text
     assert gateway.key not in text
     services = connect(gateway.settings)
