@@ -951,3 +951,12 @@ def test_two_hundred_writers_at_once_never_find_the_database_locked(store: Metad
     for pool in pools:
         pool._engine.dispose()
     assert len(store.videos(limit=1000)) == 200
+
+
+def test_a_database_without_tables_counts_as_away(store: MetadataStore) -> None:
+    """On PostgreSQL it was no error of ours, so that a gateway's /readyz answered 500 and named nothing."""
+    store.ping()
+    with store.writing() as db:
+        db.execute(sa.text("ALTER TABLE video RENAME TO lost"))
+    with pytest.raises(Outage):
+        store.ping()

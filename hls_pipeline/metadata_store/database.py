@@ -41,8 +41,11 @@ class Database:
 
     def ping(self) -> None:
         """Raises Outage when the database does not answer or has no schema."""
-        with self._read() as db:
-            db.execute(sa.select(tables.video.c.video_id).limit(1))
+        try:
+            with self._read() as db:
+                db.execute(sa.select(tables.video.c.video_id).limit(1))
+        except sa.exc.ProgrammingError as error:  # SQLite calls it an OperationalError
+            raise Outage("the metadata store has no tables; `hls-pipeline setup` makes them") from error
 
     @contextmanager
     def _read(self) -> Iterator[sa.Connection]:
