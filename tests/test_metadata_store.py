@@ -161,6 +161,15 @@ def test_a_database_without_our_schema_is_an_outage_that_says_so(tmp_path: Path)
         metadata_store.connect(f"sqlite:///{tmp_path}/empty.sqlite").ping()
 
 
+def test_a_database_without_tables_counts_as_away(store: MetadataStore) -> None:
+    """On PostgreSQL it was no error of ours, so that a gateway's /readyz answered 500 and named nothing."""
+    store.ping()
+    with store.writing() as db:
+        db.execute(sa.text("ALTER TABLE video RENAME TO lost"))
+    with pytest.raises(Outage):
+        store.ping()
+
+
 def test_a_database_that_does_not_answer_is_an_outage() -> None:
     (port,) = free_ports(1)
     with pytest.raises(Outage, match="reading the metadata store"):
@@ -951,12 +960,3 @@ def test_two_hundred_writers_at_once_never_find_the_database_locked(store: Metad
     for pool in pools:
         pool._engine.dispose()
     assert len(store.videos(limit=1000)) == 200
-
-
-def test_a_database_without_tables_counts_as_away(store: MetadataStore) -> None:
-    """On PostgreSQL it was no error of ours, so that a gateway's /readyz answered 500 and named nothing."""
-    store.ping()
-    with store.writing() as db:
-        db.execute(sa.text("ALTER TABLE video RENAME TO lost"))
-    with pytest.raises(Outage):
-        store.ping()

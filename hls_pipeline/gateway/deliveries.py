@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
@@ -18,6 +19,8 @@ from hls_pipeline.gateway import outbound, progress
 from hls_pipeline.gateway.services import Services
 from hls_pipeline.gateway.webhook_records import Delivery, Outcome, StateChange, Webhook, WebhookRecords
 from hls_pipeline.uploads import State, back_off
+
+log = logging.getLogger(__name__)
 
 ATTEMPTS = 16
 """With the pauses below these take 23 hours: a receiver may be away for a night."""
@@ -68,6 +71,9 @@ class Deliverer:
             status = outbound.post(hook.url, body, headers, private=self._services.settings.webhook_private)
         except PipelineError as error:
             return str(error), False
+        except Exception as error:  # a mistake with one must not send the others of its round again and again
+            log.exception("delivery %s", delivery.delivery_id)
+            return f"it could not be sent: {type(error).__name__}", False
         return f"answered {status}", 200 <= status < 300
 
 

@@ -118,6 +118,33 @@ def test_a_receiver_may_be_away_for_a_night() -> None:
     assert timedelta(hours=20) < sum(pauses[:-1], timedelta()) < timedelta(hours=24)
 
 
+def test_one_delivery_that_cannot_be_sent_at_all_does_not_repeat_the_others(
+    gateway_with: Callable[..., Gateway], receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = outbound.post
+
+    def broken(url: str, *arguments: Any, **more: Any) -> int:
+        if url.endswith("broken"):
+            raise RuntimeError("a mistake of ours")
+        return sent(url, *arguments, **more)
+
+    monkeypatch.setattr(outbound, "post", broken)
+    gateway = gateway_with(webhook_private=True)
+    wanted = {"events": ["video.ready"]}
+    for url in (receiver.url, receiver.url + "broken"):
+        assert gateway.ask("POST", "/v1/webhooks", json={**wanted, "url": url}, headers=gateway.bearer).ok
+    gateway.world.publish_package("film", package("film"))
+    records = WebhookRecords(gateway.world.store)
+    hooks = records.of_key(gateway.key.split("_")[1])
+
+    def answers() -> dict[str, int]:
+        log = [each for hook in hooks for each in records.deliveries(hook.webhook_id)]
+        return {each.answer: each.attempts for each in log if each.answer}
+
+    wait_until(lambda: len(answers()) == 2, "both")
+    assert answers() == {"answered 200": 1, "it could not be sent: RuntimeError": 1}
+
+
 def test_a_redirect_is_not_followed(gateway_with: Callable[..., Gateway], receiver: Receiver) -> None:
     gateway = gateway_with(webhook_private=True)
     receiver.answers = [307]
