@@ -376,7 +376,7 @@ def crc32(data: bytes | bytearray) -> str:
     return base64.b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()
 
 
-_MISSING = frozenset({"404", "NoSuchKey", "NoSuchVersion", "NotFound"})
+_MISSING = frozenset({"404", "NoSuchKey", "NoSuchVersion", "NoSuchUpload", "NotFound"})
 _CHANGED = frozenset({"412", "PreconditionFailed"})
 _LATER = frozenset(
     {"SlowDown", "RequestTimeout", "RequestTimeTooSkewed", "BadDigest", "ServiceUnavailable", "InternalError"}

@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from hls_pipeline.errors import Outage
+from hls_pipeline.errors import ObjectMissing, Outage
 from hls_pipeline.gateway.config import GatewaySettings
 from hls_pipeline.object_store import ObjectStore, Stored, border, client, crc32
 
@@ -104,12 +104,18 @@ class GatewayStore(ObjectStore):
         return answer["ETag"]
 
     def abort_parts(self, bucket: str, prefix: str, older_than: datetime | None = None) -> None:
-        """Gives up every upload in parts under `prefix`, or those that began before a moment."""
+        """Gives up every upload in parts under `prefix`, or those that began before a moment. Others may do the same in
+        the same moment."""
         with border(f"giving up uploads under s3://{bucket}/{prefix}"):
             for page in self._client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix):
                 for item in page.get("Uploads", ()):
                     if older_than is None or item["Initiated"] < older_than:
-                        self._client.abort_multipart_upload(Bucket=bucket, Key=item["Key"], UploadId=item["UploadId"])
+                        with suppress(ObjectMissing):
+                            self._abort(bucket, item["Key"], item["UploadId"])
+
+    def _abort(self, bucket: str, key: str, parts_id: str) -> None:
+        with border(f"giving up an upload to s3://{bucket}/{key}"):
+            self._client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=parts_id)
 
     def parts(self, bucket: str, key: str, parts_id: str) -> dict[int, tuple[str, int]]:
         """Number → (ETag, bytes) of the parts that are there."""

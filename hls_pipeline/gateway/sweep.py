@@ -17,8 +17,10 @@ _ABANDONED = timedelta(days=1)
 
 
 def sweep(services: Services, now: datetime | None = None) -> None:
-    """Removes what expired, and what nobody has written to for a day and no upload needs."""
+    """Removes what expired, and what nobody has written to for a day, or for as long as an upload may take, and
+    no upload needs."""
     now = now or clock.now()
+    abandoned = now - max(_ABANDONED, timedelta(seconds=services.settings.upload_seconds))
     bucket = services.settings.s3_media
     for presigned in services.records.expired(now, COMPLETION):
         services.records.drop_presigned(presigned.id)
@@ -28,7 +30,7 @@ def sweep(services: Services, now: datetime | None = None) -> None:
         found = services.objects.listing(bucket, folder)
         for arrival_id, group in groupby(found, key=lambda item: item.key.split("/")[1]):
             newest = max(item.modified for item in group)
-            if newest < now - _ABANDONED and not services.records.waiting(arrival_id):
+            if newest < abandoned and not services.records.waiting(arrival_id):
                 services.objects.remove_all(bucket, f"{folder}{arrival_id}/")
-        services.objects.abort_parts(bucket, folder, older_than=now - _ABANDONED)
+        services.objects.abort_parts(bucket, folder, older_than=abandoned)
     WebhookRecords(services.store).thin(now - timedelta(days=services.settings.delivery_keep_days))

@@ -11,6 +11,7 @@ import pytest
 import requests
 
 from hls_pipeline import clock, keys
+from hls_pipeline.errors import ObjectMissing
 from hls_pipeline.gateway import presigned, sweep
 from hls_pipeline.gateway.access import Scope
 from hls_pipeline.gateway.config import GatewaySettings
@@ -243,6 +244,26 @@ def test_what_is_given_up_or_forgotten_is_removed(gateway: Gateway, gateway_with
     sweep.sweep(services, later)
     assert leftovers(gateway) == set()
     assert complete(gateway, forgotten["id"]).status_code == 404
+
+
+def test_an_upload_that_may_take_days_keeps_its_parts_for_days(gateway_with: Callable[..., Gateway]) -> None:
+    gateway = gateway_with(upload_seconds=3 * 86_400)
+    body = {"video_id": "film", "files": [{"path": "long.ts", "size": 100 << 20}]}
+    begun = gateway.ask("POST", "/v1/uploads", json=body, headers=gateway.bearer).json()
+    sweep.sweep(connect(gateway.settings), clock.now() + timedelta(days=2))
+    again = gateway.ask("GET", f"/v1/uploads/{begun['id']}", headers=gateway.bearer)
+    assert again.status_code == 200
+    assert [part["part"] for part in again.json()["files"][0]["urls"]] == [1, 2]
+    gateway.ask("DELETE", f"/v1/uploads/{begun['id']}", headers=gateway.bearer).raise_for_status()
+
+
+def test_parts_that_another_gateway_gave_up_are_gone_and_no_refusal(s3: Settings) -> None:
+    """Two gateways sweep at once; what S3 then says ended the sweep of one of them."""
+    objects = GatewayStore.of(GatewaySettings(**s3.model_dump()))
+    parts_id = objects.begin_parts("media", "_uploads/both/a.ts", "video/mp2t", checked=False)
+    objects.abort_parts("media", "_uploads/both/")
+    with pytest.raises(ObjectMissing):
+        objects.parts("media", "_uploads/both/a.ts", parts_id)
 
 
 def test_where_somebody_keeps_versions_none_of_what_is_removed_stays(s3: Settings) -> None:
