@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
+from hls_pipeline.hls.collector import collector_paused
 from hls_pipeline.hls.content_types import CONTENT_TYPES, FORBIDDEN, IMAGES, PLAYLISTS, extension
 from hls_pipeline.hls.findings import Finding, Findings, refuse, shown
 from hls_pipeline.hls.model import Playlist, Reference, SideFile
@@ -20,6 +21,7 @@ from hls_pipeline.hls.reading import parse
 from hls_pipeline.hls.side_files import SideKind, names_images, parse_side_file, size_limit
 from hls_pipeline.hls.sources import Source
 from hls_pipeline.hls.text import looks_like_playlist
+from hls_pipeline.hls.tokens import make_tuple
 from hls_pipeline.hls.uris import FileNames
 
 _PLAYLIST_KINDS = frozenset({"playlist", "asset", "rendition_report"})
@@ -31,6 +33,7 @@ _SIDE_KINDS: Mapping[str, SideKind] = {
 }
 _SUBTITLES = frozenset({"segment", "session_data", "raw_data"})
 Document = Playlist | SideFile
+_Side = tuple[SideFile | None, tuple[Finding, ...]]
 _Steps: TypeAlias = "Iterator[_Steps]"
 """What is left to follow in a document; each item is what is left in a document that it refers to."""
 
@@ -52,7 +55,7 @@ class Library:
         self._source = source
         self._data: dict[str, bytes] = {}
         self._read: dict[str, _Read] = {}
-        self._sides: dict[str, tuple[SideFile | None, Findings]] = {}
+        self._sides: dict[str, _Side] = {}
         self._tracks: dict[str, str] = {}
         """Playlist → its first WebVTT segment."""
         self._heads: dict[str, bytes] = {}
@@ -105,28 +108,30 @@ class Library:
             if count > limit:
                 refuse("HLS_TOO_LARGE", path, f"the playlists and side files have more than {limit:,} {what}")
 
-    def side_file(self, path: str, kind: str, owner: str) -> tuple[SideFile | None, Findings]:
+    def side_file(self, path: str, kind: str, owner: str) -> _Side:
         """The side file at `path` if a reference of this kind, in the document `owner`, leads to one we understand."""
         if path not in self._sides:
-            findings = Findings(self.policy.severities)
-            read = self._read_side(Context(path, self.sizes, self.policy, findings), kind, owner)
-            if read and read.references:
-                self._keep(path, size=len(read.data), references=len(read.references))
-            self._sides[path] = (read if read and read.references else None), findings
+            self._sides[path] = self._read_side(path, kind, owner)
         return self._sides[path]
 
     def side_findings(self) -> tuple[Finding, ...]:
         """Of all side files that were looked at so far."""
-        return tuple(finding for _, findings in self._sides.values() for finding in findings.result())
+        return tuple(finding for _, findings in self._sides.values() for finding in findings)
 
-    def _read_side(self, context: Context, kind: str, owner: str) -> SideFile | None:
-        path = context.path
+    def _read_side(self, path: str, kind: str, owner: str) -> _Side:
         webvtt = kind in _SUBTITLES and extension(path) in (".vtt", ".webvtt")
         side = "thumbnails" if webvtt else _SIDE_KINDS.get(kind)
         if side is None or (webvtt and not self._may_name_images(path, kind, owner)):
-            return None
+            return None, ()
         data = self.read_bytes(path, size_limit(self.policy.limits, side))
-        return None if webvtt and not names_images(data) else parse_side_file(context, data, side, kind == "segment")
+        if webvtt and not names_images(data):
+            return None, ()
+        findings = Findings(self.policy.severities)
+        read = parse_side_file(Context(path, self.sizes, self.policy, findings), data, side, kind == "segment")
+        if read is None or not read.references:
+            return None, findings.result()
+        self._keep(path, size=len(read.data), references=len(read.references))
+        return read, findings.result()
 
     def _may_name_images(self, path: str, kind: str, owner: str) -> bool:
         """Segments by the thousand need not be read when there is no picture they could name: the first one tells."""
@@ -237,8 +242,7 @@ def _children(library: Library, path: str) -> Iterator[str | None]:
             yield from (r.target for r in side.references) if side else ()
 
 
-@dataclass(frozen=True)
-class Mention:
+class Mention(NamedTuple):
     """One reference to a file that is not a playlist, with the document it stands in."""
 
     document: Document
@@ -262,6 +266,7 @@ class Walk:
         self._entered: set[str] = set()
         self._siblings: dict[str, Document] = {}
 
+    @collector_paused()
     def run(self, root: str) -> None:
         self._follow(self._enter_playlist(root, {}))
         while self._siblings:  # known from rendition reports alone; each may report on more
@@ -299,10 +304,12 @@ class Walk:
             if self._leads_to_playlist(document, reference, target):
                 if self._may_follow(document, reference, target):
                     yield self._enter_playlist(target, self._imports(document))
-            elif target in self.playlists or self.library.is_playlist(target, look=False):
+            elif target in self.playlists or (
+                target not in self.mentions and self.library.is_playlist(target, look=False)
+            ):
                 self._mismatch(document, reference, f"{shown(target)} is a playlist")
-            else:
-                yield from self._mention(document, reference, target)
+            elif side := self._mention(document, reference, target):
+                yield side
 
     def _imports(self, document: Document) -> Mapping[str, str]:
         return document.variables if isinstance(document, Playlist) else {}
@@ -329,23 +336,27 @@ class Walk:
             self._at("HLS_NESTED_MULTIVARIANT", document, reference, f"{shown(target)} is a multivariant playlist")
         return not nested and target not in self._entered
 
-    def _mention(self, document: Document, reference: Reference, target: str) -> _Steps:
+    def _mention(self, document: Document, reference: Reference, target: str) -> _Steps | None:
+        """What there is to follow in a file that is mentioned for the first time."""
         if reference.kind in _PLAYLIST_KINDS:
-            return  # a mismatch, reported already
+            return None  # a mismatch, reported already
         if target == self._metadata:
             self._mismatch(document, reference, "metadata.json is never published")
-            return
+            return None
         if self._leads_back(document, reference, target):
-            return
-        first = target not in self.mentions
-        self.mentions.setdefault(target, []).append(Mention(document, reference))
-        if first:
-            side, findings = self.library.side_file(target, reference.kind, document.path)
-            self.findings.extend(findings.result())
-            if side is not None:
-                self._open[target] = None
-                self.side_files[target] = side
-                yield self._children(side)
+            return None
+        mention, known = make_tuple(Mention, (document, reference)), self.mentions.get(target)
+        if known is not None:
+            known.append(mention)
+            return None
+        self.mentions[target] = [mention]
+        side, findings = self.library.side_file(target, reference.kind, document.path)
+        self.findings.extend(findings)
+        if side is None:
+            return None
+        self._open[target] = None
+        self.side_files[target] = side
+        return self._children(side)
 
     def _leads_back(self, document: Document, reference: Reference, target: str) -> bool:
         circle = target in self._open

@@ -151,8 +151,9 @@ def _unknown(path: str, number: int, start: int, line: str, findings: Findings) 
     match = _TAG.match(line)
     if match is None:
         return _odd_tag(path, number, start, line, findings)
-    _unknown_tag(path, number, line, match.group(1), match.end(), findings)
-    return Token(number, start, match.group(1), line[match.end() :], start + match.end(), _NO_ATTRIBUTES)
+    tag, at = match[1], match.end()
+    _unknown_tag(path, number, line, tag, at, findings)
+    return make_tuple(Token, (number, start, tag, line[at:], start + at, _NO_ATTRIBUTES, True, False))
 
 
 def _matched(match: re.Match[str], start: int, shape: _Shape) -> Mapping[str, Attribute]:
@@ -217,7 +218,9 @@ def _odd_tag(path: str, number: int, start: int, line: str, findings: Findings) 
 
 
 def _unknown_tag(path: str, number: int, line: str, tag: str, at: int, findings: Findings) -> None:
-    findings.add("HLS_UNKNOWN_TAG", path, number, f"#{shown(tag)[1:-1]} is not known", place=(line, 0, len(tag) + 1))
+    if not findings.is_full("HLS_UNKNOWN_TAG", path):
+        text = f"#{shown(tag)[1:-1]} is not known"
+        findings.add("HLS_UNKNOWN_TAG", path, number, text, place=(line, 0, len(tag) + 1))
     match = _URI_NAME.search(line, at)
     if match or tag.endswith("PREFETCH"):
         place = (line, match.start(), len(match.group()) - 1) if match else (line, at, len(line) - at)
