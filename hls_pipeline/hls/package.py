@@ -163,15 +163,14 @@ def _check_files(walk: Walk, files: Iterable[PackageFile], findings: Findings) -
                 "PKG_FORBIDDEN_TYPE", file.path, None, f"{shown(extension(file.path))} files are not published"
             )
     for path, mentions in walk.mentions.items():
-        kinds = {mention.reference.kind for mention in mentions}
-        if "key" in kinds and len(kinds) > 1:
-            findings.add("URI_KIND_MISMATCH", path, None, "the file is used as a key and as something else")
-        _check_size(path, walk.library.sizes[path], mentions, findings)
+        _check_use(path, walk.library.sizes[path], mentions, findings)
 
 
-def _check_size(path: str, size: int, mentions: list[Mention], findings: Findings) -> None:
+def _check_use(path: str, size: int, mentions: list[Mention], findings: Findings) -> None:
     kinds = {mention.reference.kind for mention in mentions}
     if "key" in kinds:
+        if len(kinds) > 1:
+            findings.add("URI_KIND_MISMATCH", path, None, "the file is used as a key and as something else")
         wanted = _key_size(mentions)
         if size != wanted:
             findings.add("KEY_SIZE", path, None, f"the key has {size:,} bytes instead of {wanted}")
