@@ -59,7 +59,7 @@ def judge(
     upload = replace(upload, root=str(directory.root.cid), metadata=metadata, facts=facts)
     current = store.current_upload(upload.video_id)
     if current and _is_same(upload, current) and _is_still_there(current, nodes, settings):
-        staging.keep_changed_extras(upload, package.unreferenced, current.revision or 0, objects, settings)
+        staging.keep_changed_extras(upload, set(package.unreferenced), current.revision or 0, objects, settings)
         store.unchanged(lease, clock.now())
         drops.take_out(objects, upload.drop)
         return store.upload(upload.upload_id)

@@ -8,12 +8,12 @@ accepted is decided in `judging.py`.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hls_pipeline import clock, drops, keys
 from hls_pipeline.errors import ObjectChanged, ObjectMissing, Outage, ServiceError
-from hls_pipeline.hls.content_types import PLAYLIST_TYPE, content_type
+from hls_pipeline.hls.content_types import DEFAULT_TYPE, PLAYLIST_TYPE, content_type
 from hls_pipeline.hls.findings import Finding, Report, bounded
 from hls_pipeline.hls.media import MediaProbe
 from hls_pipeline.hls.model import Playlist, SideFile
@@ -26,7 +26,7 @@ from hls_pipeline.metadata_store import InventoryFile, Lease, MetadataStore, Tem
 from hls_pipeline.object_store import ObjectStore, Stored
 from hls_pipeline.revisions import Revision, content_id, hash_bytes
 from hls_pipeline.settings import Settings
-from hls_pipeline.uploads import Upload
+from hls_pipeline.uploads import DropObject, Upload
 
 
 @dataclass(frozen=True)
@@ -202,17 +202,10 @@ def _require_listed(brought: Iterable[TempObject], upload: Upload, objects: Obje
 
 def _keep_private_keys(upload: Upload, objects: ObjectStore, settings: Settings) -> None:
     """Keys go to their own bucket, which a key service reads; nothing else here ever reads them."""
-    private = upload.private_keys
-    if not private:
-        return
-    assert settings.s3_keys and upload.revision is not None
-    prefix = keys.revision(upload.video_id, upload.revision)
-    there = {item.key: item.etag for item in objects.listing(settings.s3_keys, prefix)}
-    for path, item in private.items():
-        if there.get(prefix + path) != item.etag:
-            target = (settings.s3_keys, prefix + path)
-            source = (upload.drop.bucket, item.key)
-            objects.copy(source, target, etag=item.etag, size=item.size, kind="application/octet-stream")
+    if private := upload.private_keys:
+        assert settings.s3_keys and upload.revision is not None
+        prefix = keys.revision(upload.video_id, upload.revision)
+        _keep(upload, list(private.values()), settings.s3_keys, prefix, objects)
 
 
 def _keep_unreferenced(
@@ -223,24 +216,26 @@ def _keep_unreferenced(
     published |= {item.key for item in upload.private_keys.values()}
     assert upload.revision is not None
     kept = keys.unreferenced(upload.video_id, upload.revision, "")
-    for item in upload.drop.objects:
-        if item.key not in published:
-            source, target = (upload.drop.bucket, item.key), (settings.s3_media, kept + upload.drop.path(item))
-            objects.copy(source, target, etag=item.etag, size=item.size, kind="application/octet-stream")
+    _keep(upload, [item for item in upload.drop.objects if item.key not in published], settings.s3_media, kept, objects)
 
 
 def keep_changed_extras(
-    upload: Upload, paths: Iterable[str], revision: int, objects: ObjectStore, settings: Settings
+    upload: Upload, paths: Collection[str], revision: int, objects: ObjectStore, settings: Settings
 ) -> None:
     """The published files are those of `revision`, but what no playlist reaches may be new: it is kept there too."""
-    kept = keys.unreferenced(upload.video_id, revision, "")
-    there = {item.key: item.etag for item in objects.listing(settings.s3_media, kept)}
-    frozen = {upload.drop.path(item): item for item in upload.drop.objects}
-    for path in paths:
-        item = frozen[path]
-        if there.get(kept + path) != item.etag:
-            source, target = (upload.drop.bucket, item.key), (settings.s3_media, kept + path)
-            objects.copy(source, target, etag=item.etag, size=item.size, kind="application/octet-stream")
+    extras = [item for item in upload.drop.objects if upload.drop.path(item) in paths]
+    _keep(upload, extras, settings.s3_media, keys.unreferenced(upload.video_id, revision, ""), objects)
+
+
+def _keep(upload: Upload, items: Sequence[DropObject], bucket: str, prefix: str, objects: ObjectStore) -> None:
+    """What of the drop is not there yet is copied as it is, under its path in the package."""
+    there = {item.key: item.etag for item in objects.listing(bucket, prefix)} if items else {}
+
+    def keep(item: DropObject) -> None:
+        source, target = (upload.drop.bucket, item.key), (bucket, prefix + upload.drop.path(item))
+        objects.copy(source, target, etag=item.etag, size=item.size, kind=DEFAULT_TYPE)
+
+    objects.each(keep, [item for item in items if there.get(prefix + upload.drop.path(item)) != item.etag])
 
 
 def _undo_acceptance(
@@ -256,4 +251,5 @@ def _undo_acceptance(
 
 
 def temp_object(cid: str, stored: Stored) -> TempObject:
+    """As on record, once it is there; `cid` is its `s3://` address."""
     return TempObject(cid, stored.size, None, stored.etag, stored.version_id)

@@ -112,13 +112,11 @@ def _put_manifests(
     by_key = {keys.s3_manifest(upload.video_id, number, path): data for path, data in rendered.items()}
     expected = [TempObject(keys.s3_uri(media, key), len(data), None) for key, data in by_key.items()]
     store.expect_objects(lease, expected)
-    store.objects_put(
-        lease,
-        [
-            staging.temp_object(keys.s3_uri(media, key), objects.put(media, key, data, PLAYLIST_TYPE))
-            for key, data in by_key.items()
-        ],
-    )
+
+    def put(key: str) -> TempObject:
+        return staging.temp_object(keys.s3_uri(media, key), objects.put(media, key, by_key[key], PLAYLIST_TYPE))
+
+    store.objects_put(lease, objects.each(put, list(by_key)))
 
 
 def _temporary_document(revision: Revision, store: MetadataStore) -> dict[str, Any]:
