@@ -82,6 +82,7 @@ def _stuck(store: MetadataStore, settings: Settings, now: datetime) -> Iterator[
             ~is_held(upload.c.video_id, now),
             since < now - timedelta(seconds=settings.stuck_seconds),
         )
+        .order_by(upload.c.upload_id)  # the same ones at each look
         .limit(_AT_MOST)
     )
     with store.reading() as db:
@@ -105,6 +106,7 @@ def _not_cleared(store: MetadataStore, settings: Settings, now: datetime) -> Ite
         .join(temp, temp.c.upload_id == upload.c.upload_id)
         .where(late, ~is_held(upload.c.video_id, now))
         .group_by(upload.c.upload_id, upload.c.video_id, upload.c.error)
+        .order_by(upload.c.upload_id)  # the same ones at each look
         .limit(_AT_MOST)
     )
     with store.reading() as db:
