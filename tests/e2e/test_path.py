@@ -79,7 +79,7 @@ def compare(pipeline: Pipeline, path: Path) -> None:
     assert [key for key in left if "/unreferenced/" not in key] == [f"{path.name}/metadata.json"]
 
 
-def test_the_sample_is_fast_and_its_temporary_json_comes_first(pipeline: Pipeline) -> None:
+def test_the_temporary_json_of_the_sample_comes_before_the_final_one(pipeline: Pipeline) -> None:
     began = time.monotonic()
     pipeline.drop("timed", folder(SAMPLE))
     pipeline.wait("timed", State.STAGED, State.PINNED, State.PUBLISHED, State.CLEARED)

