@@ -59,9 +59,11 @@ def revision(
 
 
 def _origin(upload: Upload, store: MetadataStore) -> Upload | None:
-    """The upload whose directories on IPFS have the bytes: a published one has its own."""
+    """The upload whose directories on IPFS have the bytes: a published one has its own, a new one none."""
     if upload.state in READY:
         return upload
+    if not upload.drop.prefix.startswith(PREFIX):
+        return None
     uploads = store.uploads_of(upload.video_id)
     return next((one for one in uploads if one.state in READY and _prefix(one) == upload.drop.prefix), None)
 

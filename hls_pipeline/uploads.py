@@ -173,8 +173,8 @@ class Upload:
     @property
     def private_keys(self) -> dict[str, DropObject]:
         """Package path → object of the drop, for each key that goes to the private bucket and is not published."""
-        paths = (self.facts or {}).get(PRIVATE_KEYS, ())
-        return {path: item for item in self.drop.objects if (path := self.drop.path(item)) in paths}
+        paths = (self.facts or {}).get(PRIVATE_KEYS)
+        return {path: item for item in self.drop.objects if (path := self.drop.path(item)) in paths} if paths else {}
 
     @property
     def incomplete(self) -> bool:
