@@ -68,9 +68,11 @@ class TempObjects(Database):
     def objects_stay(self, lease: Lease, cids: Iterable[str], until: datetime | None, now: datetime) -> None:
         """The objects are not to be removed before `until`; None: not until somebody says so. As above, the upload may
         be cleared with that."""
+        own = sa.update(tables.temp_storage).where(tables.temp_storage.c.cid == sa.bindparam("stays"))
+        known = [{"stays": cid} for cid in cids]
         with self._write(lease) as db:
-            for cid in cids:
-                db.execute(sa.update(tables.temp_storage).filter_by(cid=cid).values(due_at=until))
+            if known:
+                db.execute(own.values(due_at=until), known)
             _clear_if_done(db, lease, now)
 
     def objects_due(self, lease: Lease, now: datetime) -> None:
