@@ -28,7 +28,9 @@ def folders_written(settings: Settings) -> Iterator[frozenset[str]]:
     Outage while the queue does not answer, UsageError for an address that is none."""
     address = settings.s3_events_url.get_secret_value() if settings.s3_events_url else ""
     kinds = {"http": _from_sqs, "https": _from_sqs, "amqp": _from_rabbitmq, "amqps": _from_rabbitmq}
-    if (take := kinds.get(urlsplit(address).scheme)) is None:
+    parts = urlsplit(address)
+    take, queues = kinds.get(parts.scheme), parse_qs(parts.query).get("queue", ())
+    if take is None or (take is _from_rabbitmq and len(queues) != 1):
         raise UsageError("HLS_S3_EVENTS_URL: give an SQS queue's address (https://…), or amqp://…/VHOST?queue=NAME")
     with border("taking S3's notifications"), take(settings, address) as bodies:
         yield frozenset(folder for body in bodies for folder in folders_in(body, settings.s3_inbox))
@@ -80,7 +82,7 @@ def _from_rabbitmq(_: Settings, address: str) -> Iterator[Iterable[str]]:
     from kombu import Connection, Message, Queue
 
     parts = urlsplit(address)
-    (name,) = parse_qs(parts.query).get("queue", [""])
+    (name,) = parse_qs(parts.query)["queue"]
     with Connection(parts._replace(query="").geturl()) as connection:
         connection.ensure_connection(max_retries=1, interval_start=0.1, timeout=3)
         channel = connection.default_channel

@@ -17,8 +17,10 @@ from moto.server import ThreadedMotoServer
 from pydantic import SecretStr
 
 from hls_pipeline.definitions import defs
-from hls_pipeline.queue.s3_events import folders_in
+from hls_pipeline.errors import UsageError
+from hls_pipeline.queue.s3_events import folders_in, folders_written
 from hls_pipeline.sensors.inbox import inbox
+from hls_pipeline.settings import Settings
 from tests.queue.conftest import RabbitServer, as_variables
 from tests.services import INBOX, MEDIA, World, free_ports, package
 
@@ -144,3 +146,12 @@ def test_names_are_read_as_s3_writes_them_and_other_buckets_are_not_ours() -> No
     assert list(folders_in(json.dumps({"Type": "Notification", "Message": written("v/_READY")}), INBOX)) == ["v"]
     assert list(folders_in(written("v/_READY"), MEDIA)) == []
     assert list(folders_in(written("outside.txt"), INBOX)) == []
+
+
+@pytest.mark.parametrize("address", ["", "queue", "amqp://host/vhost", "amqp://host/vhost?queue=a&queue=b"])
+def test_an_address_that_names_no_queue_or_two_is_said_to_be_none(address: str) -> None:
+    with (
+        pytest.raises(UsageError, match="HLS_S3_EVENTS_URL"),
+        folders_written(Settings(s3_events_url=SecretStr(address))),
+    ):
+        pass
