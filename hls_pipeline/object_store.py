@@ -215,8 +215,8 @@ class ObjectStore:
             )
 
     def copy(self, source: tuple[str, str], target: tuple[str, str], *, etag: str, size: int, kind: str) -> Stored:
-        """Copies on the server: the bytes alone, no tags, which lifecycle rules may act on. Raises ObjectChanged when
-        the source's ETag is not `etag`."""
+        """Copies on the server: the bytes alone, no tags, which lifecycle rules may act on. `size` is in bytes, `kind`
+        the content type. Raises ObjectMissing, and ObjectChanged when the source's ETag is not `etag`."""
         (from_bucket, from_key), (bucket, key) = source, target
         with border(f"copying s3://{from_bucket}/{from_key}"):
             origin: Any = {"Bucket": from_bucket, "Key": from_key}

@@ -158,6 +158,7 @@ def documents(store: MetadataStore, upload: Upload) -> tuple[Version, ...]:
 
 
 def _read(path: Path) -> bytes:
+    """The bytes of the file that `--metadata` names. Raises UsageError."""
     try:
         return path.read_bytes()
     except OSError as error:

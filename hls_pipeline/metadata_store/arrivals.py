@@ -57,6 +57,7 @@ class Arrivals(Database):
             return rows.get_upload(db, drop.upload_id)
 
     def upload(self, upload_id: str) -> Upload:
+        """Raises NotFound."""
         with self._read() as db:
             return rows.get_upload(db, upload_id)
 

@@ -104,6 +104,7 @@ class Leases(Database):
             return bool(db.execute(sa.select(rows.is_held(sa.literal(video_id), now))).scalar())
 
     def renew(self, lease: Lease, now: datetime, seconds: float) -> None:
+        """The video is ours for so many more seconds. Raises LeaseLost."""
         with self._write(lease) as db:
             db.execute(
                 sa.update(tables.video_lease)
@@ -161,7 +162,7 @@ class Leases(Database):
             rows.move(db, lease.upload_id, State.FAILED, now, lease.run_id, error=error, failed_in=state)
 
     def resume(self, upload_id: str, now: datetime) -> Upload:
-        """A failed upload starts again where it failed, with all its attempts."""
+        """A failed upload starts again where it failed, with all its attempts. Raises NotFound or Conflict."""
         with self._write() as db:
             upload = rows.get_upload(db, upload_id)
             if upload.state is not State.FAILED or upload.failed_in is None:

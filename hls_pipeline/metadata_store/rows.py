@@ -91,6 +91,7 @@ def values(item: Any) -> dict[str, Any]:
 
 
 def get_upload(db: sa.Connection, upload_id: str) -> Upload:
+    """Raises NotFound."""
     row = db.execute(uploads().where(tables.upload.c.upload_id == upload_id)).first()
     if row is None:
         raise NotFound(f"upload {upload_id}: not known here")
@@ -98,6 +99,7 @@ def get_upload(db: sa.Connection, upload_id: str) -> Upload:
 
 
 def get_video(db: sa.Connection, video_id: str) -> sa.Row[Any]:
+    """Raises NotFound."""
     row = db.execute(sa.select(tables.video).filter_by(video_id=video_id)).first()
     if row is None:
         raise NotFound(f"video {video_id}: not known here; `hls-pipeline list` shows what is")

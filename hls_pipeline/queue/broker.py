@@ -170,6 +170,7 @@ def border(doing: str) -> Iterator[None]:
 
 
 def url(settings: Settings) -> str:
+    """The address of HLS_BROKER_URL. Raises UsageError where there is none."""
     if settings.broker_url is None:
         raise UsageError("there is no queue: HLS_BROKER_URL is not set, e.g. to amqp://user:password@host:5672/vhost")
     return settings.broker_url.get_secret_value()
