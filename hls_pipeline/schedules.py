@@ -5,6 +5,7 @@ few lines around a function of the plain modules, and says in its output what it
 """
 
 from datetime import timedelta
+from typing import Any
 
 import dagster as dg
 
@@ -53,14 +54,6 @@ def thin_history() -> None:
     thin_dagsters_history()
 
 
-nightly_thinning = dg.ScheduleDefinition(
-    name="nightly_thinning",
-    job=thin_history,
-    cron_schedule="40 3 * * *",
-    default_status=dg.DefaultScheduleStatus.RUNNING,
-)
-
-
 @dg.schedule(
     job=jobs.ingest,
     cron_schedule="*/10 * * * *",
@@ -76,47 +69,17 @@ def failed_uploads(metadata: MetadataResource) -> dg.SkipReason:
     return dg.SkipReason(f"{len(taken_up)} taken up again: {names}" if taken_up else "none is due")
 
 
-nightly_archive = dg.ScheduleDefinition(
-    name="nightly_archive",
-    job=archive_partitions,
-    cron_schedule="10 3 * * *",
-    default_status=dg.DefaultScheduleStatus.RUNNING,
-)
+def _daily(name: str, job: Any, cron: str) -> dg.ScheduleDefinition:
+    running = dg.DefaultScheduleStatus.RUNNING
+    return dg.ScheduleDefinition(name=name, job=job, cron_schedule=cron, default_status=running)
 
-nightly_repin = dg.ScheduleDefinition(
-    name="nightly_repin",
-    job=jobs.repin,
-    cron_schedule="30 2 * * *",
-    default_status=dg.DefaultScheduleStatus.RUNNING,
-)
-
-daily_anchor = dg.ScheduleDefinition(
-    name="daily_anchor",
-    job=jobs.anchor,
-    cron_schedule="20 4 * * *",
-    default_status=dg.DefaultScheduleStatus.RUNNING,
-)
-
-daily_report = dg.ScheduleDefinition(
-    name="daily_report",
-    job=jobs.report,
-    cron_schedule="50 4 * * *",
-    default_status=dg.DefaultScheduleStatus.RUNNING,
-)
-
-nightly_reconciliation = dg.ScheduleDefinition(
-    name="nightly_reconciliation",
-    job=jobs.reconcile,
-    cron_schedule="30 3 * * *",
-    default_status=dg.DefaultScheduleStatus.RUNNING,
-)
 
 ALL = [
     failed_uploads,
-    nightly_thinning,
-    nightly_reconciliation,
-    nightly_archive,
-    nightly_repin,
-    daily_report,
-    daily_anchor,
+    _daily("nightly_repin", jobs.repin, "30 2 * * *"),
+    _daily("nightly_archive", archive_partitions, "10 3 * * *"),
+    _daily("nightly_reconciliation", jobs.reconcile, "30 3 * * *"),
+    _daily("nightly_thinning", thin_history, "40 3 * * *"),
+    _daily("daily_anchor", jobs.anchor, "20 4 * * *"),
+    _daily("daily_report", jobs.report, "50 4 * * *"),
 ]
