@@ -20,7 +20,15 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from hls_pipeline import archive_store, clock, documents, evidence, keys, renderings, replicas
-from hls_pipeline.errors import Conflict, Corruption, NotFound, PackageRefused, ProofMissing, ServiceError, UserError
+from hls_pipeline.errors import (
+    Conflict,
+    Corruption,
+    NotFound,
+    PackageRefused,
+    ProofMissing,
+    ServiceError,
+    UserError,
+)
 from hls_pipeline.evidence import Evidence
 from hls_pipeline.hls.findings import Findings
 from hls_pipeline.hls.metadata import RESERVED, read_metadata
@@ -54,7 +62,7 @@ def export(video_id: str, path: Path, store: MetadataStore, nodes: Sequence[Kubo
     all; then `path` is as it was."""
     found = evidence.collect(video_id, store)
     if found.state not in READY or found.record is None:
-        raise Conflict(f"video {video_id}: is {found.state}; only what is published can be exported")
+        raise Conflict(f"video {video_id} is {found.state}; only what is published can be exported")
     failed: list[ServiceError] = []
     with whole_file(path) as written:
         for node in nodes:

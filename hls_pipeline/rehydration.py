@@ -63,7 +63,7 @@ def rehydrate(
     staged; what was brought back until then stays, and the next try goes on from there.
     """
     if upload.state not in READY or upload.revision is None or upload.record is None:
-        raise Conflict(f"upload {upload.upload_id}: is {upload.state}; only a published revision can be brought back")
+        raise Conflict(f"upload {upload.upload_id} is {upload.state}; only a published revision can be brought back")
     revision = Revision(upload, store.inventory(upload.upload_id), objects, settings.s3_media, settings.policy())
     put = partial(_put, upload=upload, lease=lease, objects=objects, nodes=nodes, store=store, settings=settings)
     done = [*put(_files(revision, nodes)), *put(_manifests(revision))]

@@ -69,7 +69,7 @@ ON_RECORD = frozenset({State.STAGED, State.PINNED, State.PUBLISHED, State.CLEARE
 def check_move(upload_id: str, old: State, new: State) -> None:
     """Raises Conflict when the table does not allow the move; staying where one is, is always allowed."""
     if new is not old and new not in MOVES[old]:
-        raise Conflict(f"upload {upload_id}: is {old}, cannot become {new}")
+        raise Conflict(f"upload {upload_id} is {old} and cannot become {new}")
 
 
 @dataclass(frozen=True)

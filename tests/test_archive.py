@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from hls_pipeline import archive, evidence, rehydration, work
 from hls_pipeline.cli import app
-from hls_pipeline.errors import Conflict, NotFound, Outage, PackageRefused, ProofMissing, UserError
+from hls_pipeline.errors import Conflict, NotFound, Outage, PackageRefused, ProofMissing, UsageError, UserError
 from hls_pipeline.ipfs.car import Block, frame, header, read_blocks, read_roots, write_car
 from hls_pipeline.ipfs.cid import Cid
 from hls_pipeline.ipfs.unixfs import PROFILES, Node, build_directory, entries, read_file
@@ -178,6 +178,8 @@ def test_an_export_that_fails_leaves_the_file_as_it_was(
         assert [path.name for path in exported.path.parent.glob("*.part")] == []
         archive.export("v", exported.path, world.store, (*broken.nodes, *world.nodes))
     assert exported.path.read_bytes() == before, "the second node gave the same"
+    with pytest.raises(UsageError, match="name a file that can be written"):
+        archive.export("v", exported.path / "in-a-file.car", world.store, world.nodes)
 
 
 def test_only_what_is_published_can_leave(world: World, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from hls_pipeline import clock, documents, work
 from hls_pipeline.cli import app
 from hls_pipeline.commands.outputs import OUTPUTS
-from hls_pipeline.errors import ServiceError
+from hls_pipeline.errors import ServiceError, UsageError
 from hls_pipeline.gateway import shapes, webhook_shapes
 from hls_pipeline.gateway.webhook_records import WebhookRecords
 from hls_pipeline.metadata_store import PATH
@@ -185,6 +185,8 @@ def test_what_looks_after_the_installation_prints_what_its_schema_says(
 ) -> None:
     run("doctor")
     run("keys", "make", "somebody")
+    with pytest.raises(UsageError, match="needs a name"):
+        CliRunner().invoke(app, ["keys", "make", " "], catch_exceptions=False)
     run("keys", "list")
     run("repin", "--dry-run")
     monkeypatch.setenv("HLS_DAGSTER_URL", "http://127.0.0.1:1")  # not asked: nothing is left to do

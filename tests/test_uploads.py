@@ -71,7 +71,7 @@ def test_only_the_moves_of_the_table_are_allowed(old: State, new: State) -> None
     if new is old or new in MOVES[old]:
         check_move("7f3a", old, new)
     else:
-        with pytest.raises(Conflict, match=f"upload 7f3a: is {old}, cannot become {new}"):
+        with pytest.raises(Conflict, match=f"upload 7f3a is {old} and cannot become {new}"):
             check_move("7f3a", old, new)
 
 

@@ -9,6 +9,7 @@ import typer
 
 from hls_pipeline import clock, metadata_store
 from hls_pipeline.commands.services import DataOption, JsonOption, opened, print_json
+from hls_pipeline.errors import UsageError
 from hls_pipeline.gateway import config
 from hls_pipeline.gateway.records import ApiKey, Records
 from hls_pipeline.local.data_folder import settings_of
@@ -44,6 +45,8 @@ def make(
     """Make a key and print it, this one time."""
     from hls_pipeline.gateway import access
 
+    if not name.strip():
+        raise UsageError("a key needs a name, so that one knows later whose it is")
     now = clock.now()
     expires_at = None if days is None else now + timedelta(days=days)
     key = access.make_key(Records(opened(data)), name, access.parse_scopes(scopes), now, expires_at=expires_at)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from hls_pipeline.errors import UserError
+from hls_pipeline.errors import UsageError
 from hls_pipeline.ipfs import dagpb
 from hls_pipeline.ipfs.cid import DAG_PB, Cid
 from hls_pipeline.ipfs.directories import Directory, Extent, build_directory
@@ -21,7 +21,7 @@ from hls_pipeline.ipfs.files import FileBuilder, Node, Profile
 
 
 def hash_tree(path: Path, profile: Profile) -> Directory:
-    """Hash `path`, several files at once. UserError for what cannot be read or is no file, folder or link."""
+    """Hash `path`, several files at once. UsageError for what cannot be read or is no file, folder or link."""
     try:
         if not stat.S_ISDIR(path.lstat().st_mode):
             node = _hash(path, profile)
@@ -31,7 +31,7 @@ def hash_tree(path: Path, profile: Profile) -> Directory:
             nodes = pool.map(lambda name: _hash(path / name, profile), files)
             return build_directory(dict(zip(files, nodes, strict=True)), profile, empty)
     except OSError as error:
-        raise UserError(f"cannot read {error.filename or path}: {error.strerror}") from error
+        raise UsageError(f"cannot read {error.filename or path}: {error.strerror}") from error
 
 
 def _scan(top: Path) -> tuple[list[str], list[str]]:
@@ -62,7 +62,7 @@ def _hash(path: Path, profile: Profile) -> Node:
     if stat.S_ISLNK(mode):
         return _symlink(os.fsencode(path.readlink()), profile)
     if not stat.S_ISREG(mode):
-        raise UserError(f"{path} is neither a file, a folder nor a symbolic link")
+        raise UsageError(f"{path} is neither a file, a folder nor a symbolic link")
     builder = FileBuilder(profile)
     with open(path, "rb", buffering=0) as file:
         while chunk := file.read(profile.chunk_size):  # so that no chunk is pieced together

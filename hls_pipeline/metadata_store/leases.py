@@ -166,7 +166,7 @@ class Leases(Database):
         with self._write() as db:
             upload = rows.get_upload(db, upload_id)
             if upload.state is not State.FAILED or upload.failed_in is None:
-                raise Conflict(f"upload {upload_id}: is {upload.state}; only a failed upload can be retried")
+                raise Conflict(f"upload {upload_id} is {upload.state}; only a failed upload can be retried")
             rows.move(db, upload_id, upload.failed_in, now, None, attempts=0, failed_in=None)
             return rows.get_upload(db, upload_id)
 

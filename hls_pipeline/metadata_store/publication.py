@@ -133,7 +133,7 @@ class Publication(Database):
         with self._write(lease) as db:
             upload = rows.get_upload(db, lease.upload_id)
             if upload.state not in READY or upload.revision is None:
-                raise Conflict(f"upload {lease.upload_id}: is {upload.state}; only what is published can be revised")
+                raise Conflict(f"upload {lease.upload_id} is {upload.state}; only what is published can be revised")
             shown = upload.revision == rows.get_video(db, lease.video_id).current_revision
             return versions.add(db, lease.video_id, upload.revision, document, shown=shown, **about)
 

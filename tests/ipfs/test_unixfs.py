@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hls_pipeline.errors import UserError
+from hls_pipeline.errors import UsageError, UserError
 from hls_pipeline.ipfs import dagpb
 from hls_pipeline.ipfs.cid import Cid
 from hls_pipeline.ipfs.unixfs import (
@@ -176,7 +176,7 @@ def test_hashing_a_single_file_or_link_gives_its_own_content_id(tmp_path: Path) 
 def test_hashing_what_is_not_there_or_no_file_is_the_callers_mistake(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "pipe", tmp_path / "nothing"):
-        with pytest.raises(UserError):
+        with pytest.raises(UsageError):
             hash_tree(path, V1)
 
 
