@@ -144,7 +144,7 @@ class GatewayClient:
             answer = requests.request(method, self.url + path, headers=headers, timeout=timeout, **more)
             body = answer.json()
         except (requests.RequestException, ValueError) as error:
-            raise Outage(f"{what}: {error}; is the gateway running? sending goes on where it stopped") from error
+            raise Outage(f"{what}: {_why(error)}; is the gateway running? sending goes on where it stopped") from error
         if answer.ok:
             return dict(body)
         raise _problem(what, answer.status_code, body)
@@ -161,6 +161,20 @@ def _problem(what: str, status: int, body: dict[str, Any]) -> PipelineError:
     if status >= 500 or status == 429:
         return Outage(f"{what}: {detail}; try again later")
     return ServiceRefused(f"{what}: {detail}") if status in (401, 403) else UserError(f"{what}: {detail}")
+
+
+def _why(error: Exception) -> str:
+    """In words of ours: those of `requests` repeat the address, and with a presigned one anybody may write."""
+    answer = getattr(error, "response", None)
+    if answer is not None:
+        return f"{answer.status_code} {answer.reason}"
+    if isinstance(error, requests.Timeout):
+        return "no answer in time"
+    return (
+        "no connection"
+        if isinstance(error, requests.ConnectionError)
+        else f"no answer of ours ({type(error).__name__})"
+    )
 
 
 class _Completing(UserError):
@@ -217,7 +231,9 @@ def _send_file(file: dict[str, Any], part_size: int, source: Source, progress: C
             answer.raise_for_status()
         except requests.RequestException as error:
             progress(-body.sent)
-            raise Outage(f"sending {file['path']}: {error}; run the command again, it goes on there") from error
+            raise Outage(
+                f"sending {file['path']} to S3: {_why(error)}; run the command again, it goes on there"
+            ) from error
 
 
 class _Stream:

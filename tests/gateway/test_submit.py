@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from hls_pipeline import gateway_client
 from hls_pipeline.errors import Conflict, Outage, PackageRefused, UserError
 from hls_pipeline.gateway_client import GatewayClient
 from hls_pipeline.hls.sources import open_source
@@ -184,6 +185,28 @@ def test_a_file_whose_address_has_ended_is_sent_to_a_new_one(gateway: Gateway, t
         client.send(source, "film", counted.append)
     assert sum(counted) == sum(map(len, files.values()))
     assert gateway.play("film", "v/s1.ts").content == files["v/s1.ts"]
+
+
+class BarredClient(GatewayClient):
+    """S3 takes nothing from it."""
+
+    def _ask(self, method: str, path: str, **more: Any) -> dict[str, Any]:
+        answer = super()._ask(method, path, **more)
+        for file in answer["files"]:
+            file["urls"][0]["url"] += "0"
+        return answer
+
+
+def test_no_message_holds_an_address_with_which_one_may_write(
+    gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stood in the logs of those who send from a job, with its signature."""
+    monkeypatch.setattr(gateway_client, "_TRIES", 1)
+    client = BarredClient(gateway.url, gateway.key, tmp_path / "state")
+    with open_source(written(tmp_path / "film", package("film"))) as source, pytest.raises(Outage) as told:
+        client.send(source, "film", lambda _: None)
+    assert "403" in str(told.value)
+    assert "Signature" not in str(told.value)
 
 
 class InterruptedClient(GatewayClient):
