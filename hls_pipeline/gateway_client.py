@@ -170,11 +170,9 @@ def _why(error: Exception) -> str:
         return f"{answer.status_code} {answer.reason}"
     if isinstance(error, requests.Timeout):
         return "no answer in time"
-    return (
-        "no connection"
-        if isinstance(error, requests.ConnectionError)
-        else f"no answer of ours ({type(error).__name__})"
-    )
+    if isinstance(error, requests.ConnectionError):
+        return "no connection"
+    return f"that is no gateway ({type(error).__name__})"
 
 
 class _Completing(UserError):
