@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from hls_pipeline.gateway import access, vendor
 from tests.gateway.conftest import Gateway
 from tests.gateway.test_intake import as_files, post
+from tests.hls.conftest import CORPUS
 from tests.services import Files, World, package, sample
 
 AXE = vendor.Vendored(
@@ -71,6 +72,11 @@ def drop(page: Page, what: Path) -> None:
         session.send("Input.dispatchDragEvent", {"type": kind, "x": box["x"] + 50, "y": box["y"] + 50, "data": data})
         if kind == "dragOver":
             assert "over" in (page.get_attribute("#drop", "class") or "")
+
+
+def smallest() -> Files:
+    """The smallest rendition of the sample, alone."""
+    return {path.removeprefix("144p/"): data for path, data in sample().items() if path.startswith("144p/")}
 
 
 def two_minutes(title: str) -> Files:
@@ -137,7 +143,7 @@ def test_a_folder_is_sent_watched_and_played_through_the_move_to_ipfs(
 
 def test_parts_left_in_a_finished_playlist_are_passed_over(local: Gateway, page: Page) -> None:
     """The player took it for a live one, and loaded the first segment a hundred times a second instead of the next."""
-    files = {path.removeprefix("144p/"): data for path, data in sample().items() if path.startswith("144p/")}
+    files = smallest()
     part = rb'#EXT-X-PART:DURATION=\1,URI="\2",INDEPENDENT=YES\n\g<0>'
     body = re.sub(rb"#EXTINF:(.*),\n(.*)\n", part, files["index.m3u8"])
     low = b"#EXTM3U\n#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,PART-HOLD-BACK=3\n#EXT-X-PART-INF:PART-TARGET=4.1\n"
@@ -147,6 +153,26 @@ def test_parts_left_in_a_finished_playlist_are_passed_over(local: Gateway, page:
     with page.expect_request("**/seg_004.ts"):
         page.goto(local.url + "/videos/film")
     assert asked.count("seg_000.ts") == 1
+
+
+def test_a_video_that_begins_with_a_gap_begins_after_it(local: Gateway, page: Page) -> None:
+    files = smallest()
+    files["index.m3u8"] = files["index.m3u8"].replace(b"#EXTINF", b"#EXT-X-GAP\n#EXTINF", 1)
+    local.world.publish_package("film", files)
+    page.goto(local.url + "/videos/film")
+    page.evaluate("document.getElementById('player').play()")
+    plays(page, 2.2)
+
+
+def test_the_page_says_why_it_cannot_play(local: Gateway, page: Page) -> None:
+    """Where keys were missing it stayed black, without a word."""
+    for video_id, name in (("locked", "shaka-hls-sample-aes"), ("strange", "media3-multi-segment")):
+        files = {path.name: path.read_bytes() for path in (CORPUS / "packages" / name).iterdir()}
+        index = files.pop("index.m3u8", b"").replace(b'"identity"', b'"com.apple.streamingkeydelivery"')
+        local.world.publish_package(video_id, {**files, "index.m3u8": index} if index else files)
+    for video_id, reason in (("locked", "encrypted"), ("strange", "cannot decode")):
+        page.goto(local.url + f"/videos/{video_id}")
+        page.wait_for_selector(f"#trouble:visible:has-text('{reason}')")
 
 
 def test_a_refused_package_shows_its_report(local: Gateway, page: Page, tmp_path: Path) -> None:

@@ -35,7 +35,11 @@ function start(address, revision) {
     // Seconds; without a limit it reads ten minutes ahead for a viewer who may leave. Nothing here is live: of parts that
     // were left in a finished playlist the player would load the first again and again.
     hls = new window.Hls({ enableWorker: true, lowLatencyMode: false, backBufferLength: 30, maxMaxBufferLength: 45, capLevelToPlayerSize: true });
-    hls.on(window.Hls.Events.ERROR, (_, problem) => { if (problem.fatal) recover(problem, address); });
+    hls.on(window.Hls.Events.ERROR, (_, problem) => {
+      // It would wait for ever at a gap that the video begins with.
+      if (problem.details === "fragGap" && !player.buffered.length) hls.startLoad(problem.frag.end);
+      if (problem.fatal || locked(problem)) recover(problem, address);
+    });
     hls.on(window.Hls.Events.FRAG_LOADED, () => { lost = 0; });
     hls.loadSource(address);
     hls.attachMedia(player);
@@ -46,7 +50,13 @@ function start(address, revision) {
   }
 }
 
+// A key of a DRM system, which it does not even ask for; where a file is away, there are details of the network.
+const locked = ({ type, details, networkDetails }) =>
+  type === window.Hls.ErrorTypes.KEY_SYSTEM_ERROR || (details === "keyLoadError" && !networkDetails);
+
 function recover(problem, address) {
+  if (locked(problem)) return trouble("It is encrypted, and this page has no keys.");
+  if (problem.details.includes("Codec")) return trouble("This browser cannot decode it.");
   const media = problem.type === window.Hls.ErrorTypes.MEDIA_ERROR;
   if ((media ? ++broken : ++lost) > 5) return trouble(`It does not play here: ${problem.details}`);
   if (media) return hls.recoverMediaError();
