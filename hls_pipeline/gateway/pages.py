@@ -230,10 +230,12 @@ def _differences(before: Any, after: Any, name: str = "") -> Iterator[dict[str, 
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, list) and value:
-        return f"{len(value)} entries, first {_short(value[0])}"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 120 else f"{text[:117]}…"
+    if len(text) <= 120:
+        return text
+    if isinstance(value, list):
+        return f"{len(value)} {'entry' if len(value) == 1 else 'entries'}, first {_short(value[0])}"
+    return f"{text[:117]}…"
 
 
 def _places(services: Services, upload: Upload) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 from pydantic import SecretStr
 
-from hls_pipeline.gateway import access, vendor
+from hls_pipeline.gateway import access, pages, vendor
 from tests.gateway.conftest import Gateway
 from tests.gateway.test_intake import as_files, post
 from tests.hls.conftest import CORPUS
@@ -229,6 +229,25 @@ def test_no_serious_accessibility_fault(
         assert serious == [], path
         assert opened.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{path} is wider than a phone"
     context.close()
+
+
+def test_without_scripts_nothing_is_offered_that_would_not_work(local: Gateway, browser: Browser) -> None:
+    local.world.publish_package("film", package("film"))
+    context = browser.new_context(java_script_enabled=False)
+    opened = context.new_page()
+    for path, instead in (("/", "hls-pipeline submit"), ("/videos/film", "in another player")):
+        opened.goto(local.url + path)
+        assert opened.locator("button:visible").count() == 0
+        assert instead in opened.inner_text("main")
+    context.close()
+
+
+def test_a_difference_shows_what_is_short_in_full() -> None:
+    """Of tags only the first was shown, which was often the same."""
+    (tags,) = pages._differences({"tags": ["a"]}, {"tags": ["a", "b"]})
+    assert (tags["before"], tags["after"]) == ('["a"]', '["a", "b"]')
+    (segments,) = pages._differences({"segments": []}, {"segments": ["s3://media/x"] * 20})
+    assert segments["after"] == "20 entries, first s3://media/x"
 
 
 def test_the_list_works_by_keyboard(local: Gateway, page: Page) -> None:
