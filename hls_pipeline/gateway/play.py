@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote
 
-from fastapi import Request
+from fastapi import Query, Request
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
 
 from hls_pipeline import keys
@@ -64,7 +64,8 @@ Origin = Callable[[int, int], Iterator[bytes]]
     "/{video_id}/play/{path:path}",
     summary="A playlist or media file of the current revision",
     description="Range, If-Range, If-Match and If-None-Match are understood. The ETag is the file's content id. With "
-    "`?cid=` and the content id the answer may be kept for ever.",
+    "`?cid=` and the content id the answer may be kept for ever; with `?revision=` it is of that revision, so that who "
+    "watches one is not handed the files of the next.",
     responses=_ANSWERS | refusals(404, 410, 412, 416),
     response_class=Response,
 )
@@ -75,8 +76,9 @@ def play(
     services: ServicesDep,
     _: Reader,
     cid: str | None = None,
+    revision: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None,
 ) -> Response:
-    found = _find(services, video_id, path)
+    found = _find(services, video_id, path, revision)
     if found.state is State.WITHDRAWN:
         raise Refused(410, "withdrawn", f"video {video_id} was withdrawn")
     if cid is not None and cid != found.file.cid:
@@ -102,11 +104,11 @@ def play(
     return _send(request, services, video_id, found, headers)
 
 
-def _find(services: Services, video_id: str, path: str) -> Playable:
+def _find(services: Services, video_id: str, path: str, revision: int | None) -> Playable:
     """Raises NotFound, also for every path that no package can have."""
     if not keys.is_video_id(video_id) or path_fault(path, Limits()):
         raise NotFound("there is no such file to play")
-    return services.records.playable(video_id, path, services.settings.s3_media)
+    return services.records.playable(video_id, path, services.settings.s3_media, revision)
 
 
 def _send(request: Request, services: Services, video_id: str, found: Playable, headers: dict[str, str]) -> Response:
@@ -165,7 +167,7 @@ def _pieces(services: Services, video_id: str, found: Playable, start: int, end:
         except (ServiceError, ObjectMissing, ObjectChanged):
             if not waiting and not looked_again:
                 looked_again = True
-                now = _find(services, video_id, found.file.path)
+                now = _find(services, video_id, found.file.path, found.revision)
                 waiting = _origins(services, now) if now.file.cid == found.file.cid else []
             if not waiting:
                 raise

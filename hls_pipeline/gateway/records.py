@@ -34,9 +34,12 @@ class ApiKey:
         return self.revoked_at is None and (self.expires_at is None or self.expires_at > now)
 
 
+_WERE_PUBLISHED = (State.PUBLISHED, State.CLEARED, State.WITHDRAWN)
+
+
 @dataclass(frozen=True)
 class Playable:
-    """Where the current revision of a video has a file."""
+    """Where a revision of a video has a file."""
 
     upload_id: str
     state: State
@@ -175,15 +178,18 @@ class Records:
             raise NotFound(f"video {video_id}: not known here")
         return str(row.owner) if row.owner else None
 
-    def playable(self, video_id: str, path: str, bucket: str) -> Playable:
-        """Where the current revision has `path`. Raises NotFound."""
+    def playable(self, video_id: str, path: str, bucket: str, revision: int | None = None) -> Playable:
+        """Where a revision has `path`: the current one, or an earlier one that was published. Raises NotFound."""
         video, version, upload, file = tables.video, tables.version, tables.upload, tables.inventory
         temp = tables.temp_storage
+        wanted = upload.c.revision == version.c.revision
+        if revision is not None:
+            wanted = (upload.c.revision == revision) & (wanted | upload.c.state.in_(_WERE_PUBLISHED))
         query = (
             sa.select(file, upload.c.state, upload.c.revision, upload.c.root, temp.c.content_id)
             .select_from(video)
             .join(version, (version.c.video_id == video.c.video_id) & (version.c.n == video.c.current_version))
-            .join(upload, (upload.c.video_id == video.c.video_id) & (upload.c.revision == version.c.revision))
+            .join(upload, (upload.c.video_id == video.c.video_id) & wanted)
             .join(file, file.c.upload_id == upload.c.upload_id)
             .outerjoin(temp, temp.c.cid == sa.literal(keys.s3_uri(bucket, "")) + file.c.key)
             .where(video.c.video_id == video_id, file.c.path == path)

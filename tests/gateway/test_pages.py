@@ -103,7 +103,7 @@ def test_a_folder_is_sent_watched_and_played_through_the_move_to_ipfs(
     session.send("Network.setCacheDisabled", {"cacheDisabled": True})
     # What a proxy says while the gateway starts again: a browser follows no more, and a player does not ask again.
     page.route("**/events", lambda route: route.fulfill(status=502), times=1)
-    page.route("**/play/master.m3u8", lambda route: route.fulfill(status=502), times=2)
+    page.route("**/play/master.m3u8?*", lambda route: route.fulfill(status=502), times=2)
     page.goto(local.url)
     drop(page, folder(two_minutes("First cut"), tmp_path / "aurora"))
     page.wait_for_url("**/videos/*")
@@ -124,7 +124,7 @@ def test_a_folder_is_sent_watched_and_played_through_the_move_to_ipfs(
     page.wait_for_selector("#places:has-text('removed')")
     page.wait_for_selector("#about:has-text('Against the estimate')")
     assert page.locator("#percent").inner_text() == "100 %"
-    with page.expect_response("**/play/144p/seg_*.ts") as media:
+    with page.expect_response("**/play/144p/seg_*.ts?*") as media:
         page.evaluate("document.getElementById('player').currentTime = 110")
     assert media.value.status == 200
     plays(page, 110.5)
@@ -133,12 +133,19 @@ def test_a_folder_is_sent_watched_and_played_through_the_move_to_ipfs(
     page.wait_for_selector("#newer:visible")
     assert (page.inner_text("h1"), page.title()) == ("Second cut", "Second cut · hls-pipeline")
     assert page.evaluate("document.getElementById('player').currentTime") > 110, "nobody is interrupted"
+    with page.expect_response(lambda answer: "/144p/seg_" in answer.url) as media:
+        page.evaluate("document.getElementById('player').currentTime = 20")
+    assert media.value.url.endswith("?revision=1"), "nobody is handed files of another cut"
+    plays(page, 20.5)
     page.click("#reload")
     page.wait_for_selector("#newer", state="hidden")
     plays(page, 0.2)
     entries = page.locator("#timeline > ol > li")
     assert entries.count() == 4
     assert "sha256:" not in entries.first.inner_text(), "the seal of the evidence is shortened"
+    local.ask("DELETE", f"/v1/videos/{video_id}", params={"reason": "over"}, headers=local.bearer).raise_for_status()
+    page.wait_for_selector("#stage:has-text('Nothing to play')")
+    assert page.is_hidden("#player")
 
 
 def test_parts_left_in_a_finished_playlist_are_passed_over(local: Gateway, page: Page) -> None:
@@ -149,8 +156,8 @@ def test_parts_left_in_a_finished_playlist_are_passed_over(local: Gateway, page:
     low = b"#EXTM3U\n#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,PART-HOLD-BACK=3\n#EXT-X-PART-INF:PART-TARGET=4.1\n"
     local.world.publish_package("film", {**files, "index.m3u8": body.replace(b"#EXTM3U\n", low)})
     asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url.rpartition("/")[2]))
-    with page.expect_request("**/seg_004.ts"):
+    page.on("request", lambda request: asked.append(request.url.rpartition("/")[2].partition("?")[0]))
+    with page.expect_request("**/seg_004.ts?*"):
         page.goto(local.url + "/videos/film")
     assert asked.count("seg_000.ts") == 1
 

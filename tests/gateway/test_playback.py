@@ -194,8 +194,13 @@ def test_a_new_revision_takes_over_when_it_is_published_and_not_before(on_ipfs: 
     upload = on_ipfs.world.drop("film", other)
     on_ipfs.world.walk(upload, "stage", "write_s3_manifest")
     assert on_ipfs.play("film", "v/s1.ts").content == SEGMENT
+    assert on_ipfs.play("film", "v/s1.ts?revision=2").status_code == 404
     on_ipfs.world.walk(upload)
     assert on_ipfs.play("film", "v/s1.ts").content == other["v/s1.ts"]
+    assert on_ipfs.play("film", "v/s1.ts?revision=1").content == SEGMENT, "somebody is in the middle of it"
+    on_ipfs.ask("DELETE", "/v1/videos/film", params={"reason": "over"}, headers=on_ipfs.bearer).raise_for_status()
+    for revision in (1, 2):
+        assert on_ipfs.play("film", f"v/s1.ts?revision={revision}").status_code == 410
 
 
 def test_a_viewer_who_takes_nothing_is_cut_off(gateway_with: Callable[..., Gateway]) -> None:

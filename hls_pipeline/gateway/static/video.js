@@ -11,13 +11,25 @@ const PAUSE = 2000; // milliseconds before something is tried again
 
 function play() {
   const { play: address, revision } = source();
-  if (!address || playing === revision) return;
+  if (!address) return stop();
+  if (playing === revision) return;
   if (playing !== null) {
     document.getElementById("newer").hidden = false;
     announce("A new revision is there");
     return;
   }
   start(address, revision);
+}
+
+function stop() { // it was withdrawn
+  if (playing === null) return;
+  playing = null;
+  hls?.destroy();
+  player.removeAttribute("src");
+  player.hidden = true;
+  document.getElementById("newer").hidden = true;
+  document.getElementById("waiting").hidden = false;
+  document.getElementById("waiting").textContent = "Nothing to play";
 }
 
 function start(address, revision) {
@@ -34,7 +46,8 @@ function start(address, revision) {
   if (window.Hls?.isSupported()) {
     // Seconds; without a limit it reads ten minutes ahead for a viewer who may leave. Nothing here is live: of parts that
     // were left in a finished playlist the player would load the first again and again.
-    hls = new window.Hls({ enableWorker: true, lowLatencyMode: false, backBufferLength: 30, maxMaxBufferLength: 45, capLevelToPlayerSize: true });
+    hls = new window.Hls({ enableWorker: true, lowLatencyMode: false, backBufferLength: 30, maxMaxBufferLength: 45, capLevelToPlayerSize: true,
+      xhrSetup: (request, name) => request.open("GET", ofRevision(name, revision)) });
     hls.on(window.Hls.Events.ERROR, (_, problem) => {
       // It would wait for ever at a gap that the video begins with.
       if (problem.details === "fragGap" && !player.buffered.length) hls.startLoad(problem.frag.end);
@@ -48,6 +61,13 @@ function start(address, revision) {
   } else {
     trouble("This browser cannot play HLS.");
   }
+}
+
+// The next revision has other files under the same names.
+function ofRevision(name, revision) {
+  const url = new URL(name, location);
+  if (url.origin === location.origin) url.searchParams.set("revision", revision);
+  return url.href;
 }
 
 // A key of a DRM system, which it does not even ask for; where a file is away, there are details of the network.
