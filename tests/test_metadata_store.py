@@ -170,6 +170,14 @@ def test_a_database_without_tables_counts_as_away(store: MetadataStore) -> None:
         store.ping()
 
 
+def test_a_database_with_the_schema_of_an_older_program_is_an_outage_that_says_so(store: MetadataStore) -> None:
+    """A gateway that was started before `setup` was ready by its own word, and had no answer but 500."""
+    with store.writing() as db:
+        db.execute(sa.text("UPDATE alembic_version SET version_num = '0010'"))
+    with pytest.raises(Outage, match="setup"):
+        store.ping()
+
+
 def test_a_database_that_does_not_answer_is_an_outage() -> None:
     (port,) = free_ports(1)
     with pytest.raises(Outage, match="reading the metadata store"):

@@ -5,6 +5,7 @@ A foreign exception becomes one of ours here and nowhere else.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,11 @@ def migrate(database_url: str) -> None:
         connection.commit()
 
 
+@functools.cache
+def _newest_revision() -> str:
+    return max(path.name[:4] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
+
+
 class Database:
     """What the groups of methods have in common: a pool of connections, and transactions over it."""
 
@@ -40,12 +46,17 @@ class Database:
         self._engine = _engine(database_url)
 
     def ping(self) -> None:
-        """Raises Outage when the database does not answer or has no schema."""
+        """Raises Outage when the database does not answer, has no schema, or has one from before this program."""
         try:
             with self._read() as db:
                 db.execute(sa.select(tables.video.c.video_id).limit(1))
+                found = db.execute(
+                    sa.select(sa.column("version_num")).select_from(sa.table("alembic_version"))
+                ).scalar()
         except sa.exc.ProgrammingError as error:  # SQLite calls it an OperationalError
             raise Outage("the metadata store has no tables; `hls-pipeline setup` makes them") from error
+        if str(found) < _newest_revision():
+            raise Outage(f"the metadata store has schema {found}; `hls-pipeline setup` brings it to ours")
 
     @contextmanager
     def _read(self) -> Iterator[sa.Connection]:
