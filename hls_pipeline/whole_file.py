@@ -16,10 +16,10 @@ from hls_pipeline.errors import UsageError
 def whole_file(path: Path) -> Iterator[Path]:
     """Where to write what is to be at `path` once the block has ended well. A pipe or a device gets it as it comes.
     Raises UsageError where that cannot be written."""
-    target = path.resolve()
-    waits = target.is_file() or not path.exists()
-    written = target.with_name(f".{target.name}.part") if waits else path
     try:
+        target = path.resolve()
+        waits = target.is_file() or not path.exists()
+        written = target.with_name(f".{target.name}.part") if waits else path
         try:
             yield written
             if waits:
