@@ -345,9 +345,8 @@ class _Arriving:
         check_paths(sizes, self._limits, findings)
         if findings.failed:
             raise PackageRefused("the archive breaks rules", Report(None, findings.result()))
-        workers = (
-            4 if isinstance(source, ZipSource) else 1
-        )  # a tar is one stream, its readers would get in each other's way
+        # A tar is one stream, its readers would get in each other's way.
+        workers = 4 if isinstance(source, ZipSource) else 1
         with ThreadPoolExecutor(workers, thread_name_prefix="unpack") as pool:
             try:
                 for path, size in zip(sizes, pool.map(lambda path: self._unpack_one(source, path), sizes), strict=True):

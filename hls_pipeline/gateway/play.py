@@ -31,11 +31,10 @@ from hls_pipeline.hls.paths import path_fault
 from hls_pipeline.hls.policy import Limits
 from hls_pipeline.hls.rewriting import relative
 from hls_pipeline.revisions import Revision
-from hls_pipeline.uploads import State
+from hls_pipeline.uploads import READY, State
 
 router = Router(prefix="/v1/videos", tags=["playback"])
 
-_ON_IPFS = frozenset({State.PUBLISHED, State.CLEARED})
 _IMMUTABLE = "max-age=31536000, immutable"
 _REVALIDATED = "no-cache"
 """The next revision may put other bytes under the same name; asking costs a 304."""
@@ -98,9 +97,9 @@ def play(
     if (
         services.settings.play == "redirect"
         and not found.file.is_playlist
-        and (found.as_stored or found.state in _ON_IPFS)
+        and (found.as_stored or found.state in READY)
     ):
-        return _redirect(services, found, cid is not None)
+        return _redirect(services, found)
     return _send(request, services, video_id, found, headers)
 
 
@@ -136,9 +135,9 @@ def _send(request: Request, services: Services, video_id: str, found: Playable, 
     return StreamingResponse(chain((first,), pieces), status, headers, media_type=kind)
 
 
-def _redirect(services: Services, found: Playable, immutable: bool) -> Response:
+def _redirect(services: Services, found: Playable) -> Response:
     settings, file = services.settings, found.file
-    if found.state in _ON_IPFS:
+    if found.state in READY:
         gateway = settings.public_ipfs_gateway or settings.ipfs_gateway_urls[0]
         name = quote(file.path.rpartition("/")[2] + _KNOWN_ENDS.get(file.content_type, ""), safe="")
         address, seconds = f"{gateway.rstrip('/')}/ipfs/{file.cid}?filename={name}", 60

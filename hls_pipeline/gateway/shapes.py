@@ -11,10 +11,11 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from hls_pipeline import keys
 from hls_pipeline.documents import FinalDocument, TemporaryDocument, WithdrawnDocument
 from hls_pipeline.uploads import State
 
-VIDEO_ID = "^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+VIDEO_ID = f"^{keys.VIDEO_ID.pattern}$"
 
 _CID = "bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi"
 UPLOAD = "9f86d081884c7d659a2feaa0c55ad015"
