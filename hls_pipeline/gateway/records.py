@@ -179,20 +179,22 @@ class Records:
         return str(row.owner) if row.owner else None
 
     def playable(self, video_id: str, path: str, bucket: str, revision: int | None = None) -> Playable:
-        """Where a revision has `path`: the current one, or an earlier one that was published. Raises NotFound."""
+        """Where a revision has `path`: the current one, one that was published, or what S3 still has of
+        one that was overtaken. Raises NotFound."""
         video, version, upload, file = tables.video, tables.version, tables.upload, tables.inventory
         temp = tables.temp_storage
         wanted = upload.c.revision == version.c.revision
         if revision is not None:
-            wanted = (upload.c.revision == revision) & (wanted | upload.c.state.in_(_WERE_PUBLISHED))
+            overtaken = (upload.c.state == State.SUPERSEDED) & temp.c.cid.is_not(None)
+            wanted = (upload.c.revision == revision) & (wanted | upload.c.state.in_(_WERE_PUBLISHED) | overtaken)
         query = (
             sa.select(file, upload.c.state, upload.c.revision, upload.c.root, temp.c.content_id)
             .select_from(video)
             .join(version, (version.c.video_id == video.c.video_id) & (version.c.n == video.c.current_version))
-            .join(upload, (upload.c.video_id == video.c.video_id) & wanted)
+            .join(upload, upload.c.video_id == video.c.video_id)
             .join(file, file.c.upload_id == upload.c.upload_id)
             .outerjoin(temp, temp.c.cid == sa.literal(keys.s3_uri(bucket, "")) + file.c.key)
-            .where(video.c.video_id == video_id, file.c.path == path)
+            .where(video.c.video_id == video_id, file.c.path == path, wanted)
         )
         with self._store.reading() as db:
             row = db.execute(query).first()

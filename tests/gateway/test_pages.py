@@ -195,6 +195,17 @@ def test_a_refused_package_shows_its_report(local: Gateway, page: Page, tmp_path
     assert page.evaluate("document.activeElement.id") == "result", "screen readers are taken there"
 
 
+def test_a_second_drop_waits_and_who_cancels_is_taken_back(local: Gateway, page: Page, tmp_path: Path) -> None:
+    page.route("**/v1/videos", lambda route: None)  # it takes its time
+    page.goto(local.url)
+    for name in ("one", "two"):
+        page.set_input_files("#folder", folder(package(name), tmp_path / name))
+    page.wait_for_selector("#announce:has-text('already')", state="attached")
+    page.click("#cancel")
+    page.wait_for_selector("#choose-folder")
+    assert page.evaluate("document.activeElement.id") == "choose-folder", "the button that was pressed is gone"
+
+
 def test_what_strangers_write_stays_text(local: Gateway, page: Page, tmp_path: Path) -> None:
     files = {**package("x"), "metadata.json": json.dumps({"title": EVIL, "description": EVIL, EVIL: EVIL}).encode()}
     local.world.publish_package("evil", files)

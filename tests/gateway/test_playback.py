@@ -14,7 +14,7 @@ from hls_pipeline.gateway.playlists import PlaylistCache
 from hls_pipeline.gateway.services import connect
 from hls_pipeline.hls.content_types import PLAYLIST_TYPE
 from tests.gateway.conftest import Gateway
-from tests.gateway.test_intake import open_socket
+from tests.gateway.test_intake import as_files, open_socket, post
 from tests.services import package, published, ts, wait_until
 
 FILES = package("film")
@@ -201,6 +201,18 @@ def test_a_new_revision_takes_over_when_it_is_published_and_not_before(on_ipfs: 
     on_ipfs.ask("DELETE", "/v1/videos/film", params={"reason": "over"}, headers=on_ipfs.bearer).raise_for_status()
     for revision in (1, 2):
         assert on_ipfs.play("film", f"v/s1.ts?revision={revision}").status_code == 410
+
+
+def test_a_revision_that_was_overtaken_plays_on_as_long_as_s3_has_it(staged: Gateway) -> None:
+    first = staged.world.store.latest_upload("film")
+    assert first is not None
+    assert post(staged, as_files(package("film two")), "?video_id=film").status_code == 202
+    second = staged.world.store.latest_upload("film")
+    assert second is not None
+    staged.world.walk(second)
+    assert staged.play("film", "v/s1.ts?revision=1").content == SEGMENT
+    staged.world.step("clear_temp_storage", first, "clear:test")
+    assert staged.play("film", "v/s1.ts?revision=1").status_code == 404
 
 
 def test_a_viewer_who_takes_nothing_is_cut_off(gateway_with: Callable[..., Gateway]) -> None:

@@ -32,7 +32,7 @@ function stop() { // it was withdrawn
   document.getElementById("waiting").textContent = "Nothing to play";
 }
 
-function start(address, revision) {
+function start(address, revision, at = -1) {
   playing = revision;
   document.getElementById("newer").hidden = true;
   document.getElementById("waiting").hidden = true;
@@ -47,7 +47,7 @@ function start(address, revision) {
     // Seconds; without a limit it reads ten minutes ahead for a viewer who may leave. Nothing here is live: of parts that
     // were left in a finished playlist the player would load the first again and again.
     hls = new window.Hls({ enableWorker: true, lowLatencyMode: false, backBufferLength: 30, maxMaxBufferLength: 45, capLevelToPlayerSize: true,
-      xhrSetup: (request, name) => request.open("GET", ofRevision(name, revision)) });
+      startPosition: at, xhrSetup: (request, name) => request.open("GET", ofRevision(name, revision)) });
     hls.on(window.Hls.Events.ERROR, (_, problem) => {
       // It would wait for ever at a gap that the video begins with.
       if (problem.details === "fragGap" && !player.buffered.length) hls.startLoad(problem.frag.end);
@@ -77,6 +77,11 @@ const locked = ({ type, details, networkDetails }) =>
 function recover(problem, address) {
   if (locked(problem)) return trouble("It is encrypted, and this page has no keys.");
   if (problem.details.includes("Codec")) return trouble("This browser cannot decode it.");
+  const { play: other, revision } = source();
+  if (revision !== playing && problem.response?.code === 404) { // overtaken before it was published, and gone
+    start(other, revision, player.currentTime);
+    return player.play().catch(() => {});
+  }
   const media = problem.type === window.Hls.ErrorTypes.MEDIA_ERROR;
   if ((media ? ++broken : ++lost) > 5) return trouble(`It does not play here: ${problem.details}`);
   if (media) return hls.recoverMediaError();

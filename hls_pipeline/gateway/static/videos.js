@@ -51,6 +51,7 @@ const isArchive = path => /\.(zip|tar|tgz|tar\.gz)$/i.test(path);
 const isJunk = path => /(^|\/)(\.[^/]*|Thumbs\.db|desktop\.ini)$|^__MACOSX\//.test(path);
 
 function sendFiles(files) {
+  if (part("idle").hidden) return announce("Something is being sent already"); // a second drop
   files = files.filter(item => !isJunk(item.path));
   if (!files.length) return show("That was empty", "Choose a folder with playlists and segments, or one archive.");
   const form = new FormData();
@@ -90,7 +91,7 @@ function send(form, total, count) {
   request.upload.addEventListener("load", () => { sending.textContent = "Checking"; });
   request.addEventListener("load", () => { mode("idle"); answered(request); });
   request.addEventListener("error", () => { mode("idle"); show("The upload broke off", "Check the connection and send it again."); });
-  request.addEventListener("abort", () => { mode("idle"); announce("Cancelled"); });
+  request.addEventListener("abort", () => { mode("idle"); announce("Cancelled"); document.getElementById("choose-folder").focus(); });
   document.getElementById("cancel").onclick = () => request.abort();
   request.open("POST", "/v1/videos");
   request.responseType = "json";
