@@ -79,8 +79,9 @@ function recover(problem, address) {
   if (problem.details.includes("Codec")) return trouble("This browser cannot decode it.");
   const { play: other, revision } = source();
   if (revision !== playing && problem.response?.code === 404) { // overtaken before it was published, and gone
-    start(other, revision, player.currentTime);
-    return player.play().catch(() => {});
+    const { paused, currentTime } = player;
+    start(other, revision, currentTime);
+    return paused || player.play().catch(() => {});
   }
   const media = problem.type === window.Hls.ErrorTypes.MEDIA_ERROR;
   if ((media ? ++broken : ++lost) > 5) return trouble(`It does not play here: ${problem.details}`);
