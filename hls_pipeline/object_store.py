@@ -241,17 +241,19 @@ class ObjectStore:
         """Whether S3 can `rename` in this bucket: SeaweedFS from 4.48 on does, Amazon in directory buckets only, none
         with versioning. Found out once, until there is doubt, with objects of our own under `scratch`: a server that
         does not know the request may take it for an empty object."""
-        if bucket not in self._renames:
+        known = self._renames.get(bucket)
+        if known is None:
             source, target, data = f"{scratch}a", f"{scratch}b", b"renamed"
             stored = self.put(bucket, source, data, "text/plain")
             try:
                 self.rename(bucket, source, target, etag=stored.etag, size=stored.size)
-                self._renames[bucket] = self.read_all(bucket, target) == data and not any(self.listing(bucket, source))
+                known = self.read_all(bucket, target) == data and not any(self.listing(bucket, source))
             except (ServiceRefused, ObjectMissing):
-                self._renames[bucket] = False
+                known = False
             finally:
                 self.delete_versions(bucket, scratch)
-        return self._renames[bucket]
+            self._renames[bucket] = known
+        return known
 
     def doubt_renames(self, bucket: str) -> None:
         """Something went wrong meanwhile: it is found out again. Versioning may have been turned on, or the server be

@@ -242,6 +242,20 @@ def test_an_outage_says_nothing_about_renaming(s3: Settings) -> None:
     assert store.renames(MEDIA, "scratch/")
 
 
+def test_what_comes_into_doubt_while_it_is_found_out_has_an_answer(
+    s3: Settings, objects: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delete = ObjectStore.delete_versions
+
+    def doubted(store: ObjectStore, bucket: str, prefix: str) -> Any:
+        """Another package fails just then."""
+        store.doubt_renames(bucket)
+        return delete(store, bucket, prefix)
+
+    monkeypatch.setattr(ObjectStore, "delete_versions", doubted)
+    assert ObjectStore(object_store.client(s3)).renames(MEDIA, "scratch/")
+
+
 # ---- deleting -----------------------------------------------------------------------------------------------------
 
 

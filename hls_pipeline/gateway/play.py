@@ -40,6 +40,9 @@ _REVALIDATED = "no-cache"
 """The next revision may put other bytes under the same name; asking costs a 304."""
 _PLAYLIST = "max-age=2"
 
+_OUR_TERMS = frozenset({"if-match", "if-range"})
+"""They name an ETag of ours; S3 has others. A presigned address is for GET alone, too: neither is sent elsewhere."""
+
 _MEDIA: dict[str, Any] = {kind: {} for kind in sorted(set(CONTENT_TYPES.values()))}
 _ANSWERS: Responses = {
     200: {
@@ -96,10 +99,12 @@ def play(
         return Response(status_code=304, headers=headers)
     if (
         services.settings.play == "redirect"
+        and request.method == "GET"
+        and _OUR_TERMS.isdisjoint(request.headers)
         and not found.file.is_playlist
         and (found.as_stored or found.state in READY)
     ):
-        return _redirect(services, found)
+        return _redirect(services, found, lasting=bool(cid or revision))
     return _send(request, services, video_id, found, headers)
 
 
@@ -135,7 +140,8 @@ def _send(request: Request, services: Services, video_id: str, found: Playable, 
     return StreamingResponse(chain((first,), pieces), status, headers, media_type=kind)
 
 
-def _redirect(services: Services, found: Playable) -> Response:
+def _redirect(services: Services, found: Playable, *, lasting: bool) -> Response:
+    """`lasting`: no other file ever has the address that was asked for, so the redirect may be kept for a while."""
     settings, file = services.settings, found.file
     if found.state in READY:
         gateway = settings.public_ipfs_gateway or settings.ipfs_gateway_urls[0]
@@ -145,7 +151,8 @@ def _redirect(services: Services, found: Playable) -> Response:
         assert file.key is not None
         seconds = settings.presign_seconds
         address = services.objects.presigned_get(settings.s3_media, file.key, file.content_type, seconds)
-    return RedirectResponse(address, 307, {"Cache-Control": f"private, max-age={seconds // 2}"})
+    kept = f"max-age={seconds // 2}" if lasting else _REVALIDATED
+    return RedirectResponse(address, 307, {"Cache-Control": f"private, {kept}"})
 
 
 # ---- where the bytes come from ----------------------------------------------------------------------------------

@@ -242,6 +242,14 @@ def test_in_redirect_mode_media_comes_from_s3_and_later_from_an_ipfs_gateway(
     assert (signed.status_code, "X-Amz-Signature" in signed.headers["Location"]) == (307, True)
     fetched = requests.get(signed.headers["Location"], timeout=60)
     assert (fetched.content, fetched.headers["Content-Type"]) == (SEGMENT, "video/mp2t")
+    assert signed.headers["Cache-Control"] == "private, no-cache", "the next revision may have the name"
+    lasting = gateway.play("film", "v/s1.ts?revision=1")
+    assert (lasting.status_code, lasting.headers["Cache-Control"]) == (307, "private, max-age=300")
+    ours = gateway.ask("HEAD", "/v1/videos/film/play/v/s1.ts")
+    assert (ours.status_code, ours.headers["Content-Length"]) == (200, str(len(SEGMENT))), "what is signed is a GET"
+    for name in ("If_Match", "If_Range"):
+        answer = gateway.play("film", "v/s1.ts", Range="bytes=0-9", **{name: ours.headers["ETag"]})
+        assert (answer.status_code, answer.content) == (206, SEGMENT[:10]), "S3 has another ETag"
     gateway.world.walk(upload)
     later = gateway.play("film", "v/s1.ts").headers["Location"]
     assert later.startswith(gateway.settings.ipfs_gateway_urls[0] + "/ipfs/")
