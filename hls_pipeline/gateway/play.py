@@ -7,6 +7,7 @@ media is streamed or, in redirect mode, sent for to S3 or an IPFS gateway.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain
@@ -30,6 +31,8 @@ from hls_pipeline.hls.content_types import CONTENT_TYPES, PLAYLIST_TYPE
 from hls_pipeline.hls.paths import path_fault
 from hls_pipeline.hls.policy import Limits
 from hls_pipeline.hls.rewriting import relative
+from hls_pipeline.ipfs.kubo import Kubo
+from hls_pipeline.replicas import LATE_SECONDS
 from hls_pipeline.revisions import Revision
 from hls_pipeline.uploads import READY, State
 
@@ -57,6 +60,10 @@ _ANSWERS: Responses = {
 _KNOWN_ENDS = {"video/mp2t": ".m2ts", "video/mp4": ".mp4"}
 """An IPFS gateway tells the type by the end of the name and its machine's table. In Debian's, `.ts` are translations of
 Qt programs, and `.m4s` is nothing."""
+
+_PATIENCE_SECONDS = 5.0
+"""So long a node may be silent before another is asked, or S3: players give up after ten. One that was is asked last
+for a while, and then waited for."""
 
 Origin = Callable[[int, int], Iterator[bytes]]
 """Gives bytes from start to before end."""
@@ -180,10 +187,27 @@ def _pieces(services: Services, video_id: str, found: Playable, start: int, end:
 
 
 def _origins(services: Services, found: Playable) -> list[Origin]:
-    """The best first. While S3 still has what is on IPFS already, it helps out."""
-    nodes: list[Origin] = [partial(node.read, found.file.cid) for node in services.nodes]
+    """The best first. While S3 still has what is on IPFS already, it helps out before a node that lately did not."""
     s3 = _from_s3(services, found) if found.as_stored else partial(_document, services, found)
-    return {State.CLEARED: nodes, State.PUBLISHED: [*nodes, s3]}.get(found.state, [s3])
+    if found.state not in READY:
+        return [s3]
+    on_s3 = [s3] if found.state is State.PUBLISHED else []
+    alone, now = not on_s3 and len(services.nodes) == 1, time.monotonic()
+    prompt = [
+        partial(_from_node, node, None if alone else _PATIENCE_SECONDS, found.file.cid)
+        for node in services.nodes
+        if node.late <= now
+    ]
+    late = [partial(_from_node, node, None, found.file.cid) for node in services.nodes if node.late > now]
+    return [*prompt, *on_s3, *late]
+
+
+def _from_node(node: Kubo, patience: float | None, cid: str, start: int, end: int) -> Iterator[bytes]:
+    try:
+        yield from node.read(cid, start, end, patience)
+    except Outage:
+        node.late = time.monotonic() + LATE_SECONDS
+        raise
 
 
 def _from_s3(services: Services, found: Playable) -> Origin:

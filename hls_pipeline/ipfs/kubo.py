@@ -306,11 +306,15 @@ class Kubo:
             raise ProofMissing(f"{what}: its bytes hash to something else")
         return data
 
-    def read(self, path: Cid | str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
-        """A file's bytes from the gateway, as players get them: `CID` or `CID/path`. Not checked against hashes."""
+    def read(
+        self, path: Cid | str, start: int = 0, end: int | None = None, patience: float | None = None
+    ) -> Iterator[bytes]:
+        """A file's bytes from the gateway, as players get them: `CID` or `CID/path`. Not checked against hashes.
+        `patience` is how many seconds of silence are borne, where others have the file too."""
         what = f"reading {path} from the gateway of {self.name}"
         headers = {"Range": f"bytes={start}-{'' if end is None else end - 1}"} if start or end is not None else {}
-        with self._get(f"/ipfs/{quote(str(path))}", headers, what, _LONG) as response:
+        silence = 0 if patience is None else min(0, patience - self._stall)
+        with self._get(f"/ipfs/{quote(str(path))}", headers, what, _LONG, silence) as response:
             while True:
                 with border(what):
                     piece = response.read(_PIECE)
@@ -373,9 +377,11 @@ class Kubo:
             raise ValueError("it is empty")
 
     @contextmanager
-    def _get(self, target: str, headers: Mapping[str, str], what: str, seconds: float) -> Iterator[Response]:
+    def _get(
+        self, target: str, headers: Mapping[str, str], what: str, seconds: float, silence: float = 0
+    ) -> Iterator[Response]:
         self._go_on(what)
-        with Exchange(self._gateway_url + target, self._limits(seconds), headers) as exchange:
+        with Exchange(self._gateway_url + target, self._limits(seconds, silence), headers) as exchange:
             with border(what):
                 exchange.start("GET")
                 response = exchange.answer()

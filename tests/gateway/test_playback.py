@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -229,6 +230,23 @@ def test_a_viewer_who_takes_nothing_is_cut_off(gateway_with: Callable[..., Gatew
 
         wait_until(served, "the connection")
         wait_until(lambda: not served(), "its end")
+
+
+def test_a_node_that_falls_silent_is_not_waited_for_while_s3_has_the_file(
+    gateway_with: Callable[..., Gateway], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Players give up after ten seconds; a node counts as down after sixty."""
+    monkeypatch.setattr(play, "_PATIENCE_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        gateway = gateway_with(ipfs_rpc_urls=(address,), ipfs_gateway_urls=(address,), ipfs_stall_seconds=3600)
+        gateway.world.walk(gateway.world.drop("film", FILES))
+        for _ in range(3):
+            assert gateway.play("film", "v/s1.ts").content == SEGMENT
+        silent.setblocking(False)
+        silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):  # asked once, it comes last for a while
+            silent.accept()
 
 
 def test_in_redirect_mode_media_comes_from_s3_and_later_from_an_ipfs_gateway(
