@@ -58,7 +58,6 @@ class _Described:
 
     source: Source
     metadata: bytes
-
     place: str
 
     def sizes(self) -> Mapping[str, int]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from hls_pipeline import clock
+from hls_pipeline.errors import PipelineError
 from hls_pipeline.gateway.records import Records
 
 
@@ -18,7 +19,11 @@ class LastUse:
         self._seen[key_id] = clock.now()
 
     def write(self) -> None:
-        """What was noted since the last time. Raises Outage."""
+        """What was noted since the last time. Raises Outage; then it is kept for the next."""
         seen, self._seen = self._seen, {}
-        if seen:
-            self._records.note_use(seen)
+        try:
+            if seen:
+                self._records.note_use(seen)
+        except PipelineError:
+            self._seen = seen | self._seen
+            raise

@@ -14,11 +14,14 @@ from typer.testing import CliRunner
 
 from hls_pipeline import clock, tables
 from hls_pipeline.cli import app
+from hls_pipeline.errors import Outage
 from hls_pipeline.gateway import access
 from hls_pipeline.gateway.access import Scope
 from hls_pipeline.gateway.config import GatewaySettings
+from hls_pipeline.gateway.last_use import LastUse
 from hls_pipeline.gateway.limits import Limits
 from hls_pipeline.gateway.problems import Refused
+from hls_pipeline.gateway.records import Records
 from hls_pipeline.settings import Settings
 from tests.gateway.conftest import Gateway, serving
 from tests.services import World, package, wait_until
@@ -208,6 +211,23 @@ def test_when_a_key_was_last_used_is_on_record_once_its_gateway_has_stopped(worl
     assert used.last_used_at is not None
     assert used.last_used_at >= used.created_at
     assert unused.last_used_at is None
+
+
+def test_a_use_that_cannot_be_written_now_is_written_later(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object) -> None:
+        raise Outage("no database")
+
+    records = gateway.records
+    (key,) = records.all_keys()
+    uses = LastUse(records)
+    uses.note(key.key_id)
+    with monkeypatch.context() as patch:
+        patch.setattr(Records, "note_use", away)
+        with pytest.raises(Outage):
+            uses.write()
+    uses.write()
+    (key,) = records.all_keys()
+    assert key.last_used_at is not None
 
 
 def keys(*arguments: str) -> str:
