@@ -356,6 +356,15 @@ def test_a_look_that_was_cut_off_goes_on_where_it_was(world: World, seed: str, m
     assert upload.state is State.PUBLISHED
 
 
+@pytest.mark.parametrize("content", [{"report": {"began": "x", "counted": 1}}, {"report": {}, "page": 3}, {}])
+def test_a_look_that_another_release_began_begins_anew(world: World, content: dict[str, Any]) -> None:
+    """It ended with a TypeError, every night for as long as checkpoints are kept."""
+    values = {"name": "reconcile", "time": clock.now(), "content": content}
+    with world.store.writing() as db:
+        db.execute(sa.insert(tables.checkpoint).values(**values))
+    assert not look(world).resumed
+
+
 def test_the_command_reports_and_says_what_it_did(world: World, seed: str, as_environment: Any) -> None:
     as_environment(world.settings)
     cleared(world, "v", seed)

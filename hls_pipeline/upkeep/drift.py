@@ -6,6 +6,7 @@ A new kind of finding is a line in `KINDS`. How things are looked at, and what i
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -91,12 +92,14 @@ class Mark:
 
 
 def resumed(store: MetadataStore, name: str) -> Mark:
+    """Where the last look was cut off; the beginning when that is long ago, or was noted by another release."""
     now, table = clock.now(), tables.checkpoint
     with store.reading() as db:
         row = db.execute(sa.select(table).filter_by(name=name)).first()
-    if row is None or row.time < now - _FORGET:
-        return Mark(Report(clock.text(now)))
-    return Mark(Report(**{**row.content.pop("report"), "resumed": True}), **row.content)
+    if row is not None and row.time >= now - _FORGET:
+        with suppress(KeyError, TypeError):
+            return Mark(Report(**{**row.content.pop("report"), "resumed": True}), **row.content)
+    return Mark(Report(clock.text(now)))
 
 
 def note(store: MetadataStore, name: str, mark: Mark) -> None:
