@@ -16,13 +16,16 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 
 from hls_pipeline import clock, documents, metadata_store, tables
 from hls_pipeline.errors import Conflict, LeaseLost, NotFound, Outage
 from hls_pipeline.metadata_store import PATH, InventoryFile, Lease, MetadataStore, TempObject, Version, rows
 from hls_pipeline.metadata_store.arrivals import Passage
+from hls_pipeline.metadata_store.database import MIGRATIONS
 from hls_pipeline.uploads import IN_WORK, Drop, DropObject, State, Upload
 from tests.services import Postgres, free_ports, wait_until
 
@@ -176,6 +179,36 @@ def test_a_database_with_the_schema_of_an_older_program_is_an_outage_that_says_s
         db.execute(sa.text("UPDATE alembic_version SET version_num = '0010'"))
     with pytest.raises(Outage, match="setup"):
         store.ping()
+
+
+def test_a_database_with_the_schema_of_a_newer_program_is_refused_in_words(
+    store: MetadataStore, database_url: str
+) -> None:
+    with store.writing() as db:
+        db.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(Conflict, match="newer program"):
+        metadata_store.migrate(database_url)
+
+
+def test_a_webhook_from_before_is_told_of_changes_that_became_visible_late(tmp_path: Path) -> None:
+    """PostgreSQL may show a lower number after a higher one; what a webhook had seen says nothing of those between."""
+    url = f"sqlite:///{tmp_path}/metadata.sqlite"
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with sa.create_engine(url).connect() as db:
+        config.attributes["connection"] = db
+        command.upgrade(config, "0010")
+        for number in range(1, 301):
+            values = {"id": number, "time": clock.text(after(number))}
+            db.execute(sa.text("INSERT INTO state_change VALUES (:id, 'u', 'staged', :time, NULL)"), values)
+        for name, made in (("old", 50.5), ("young", 290.5), ("first", 0.5)):
+            values = {"id": name, "made": clock.text(after(made))}
+            db.execute(sa.text("INSERT INTO webhook VALUES (:id, 'k', NULL, '', '', '[]', :made, 300, NULL)"), values)
+        db.commit()
+    metadata_store.migrate(url)
+    with metadata_store.connect(url).reading() as db:
+        since = dict(db.execute(sa.text("SELECT webhook_id, since FROM webhook")).tuples().all())
+    assert since == {"old": 0, "young": 290, "first": 0}
 
 
 def test_a_database_that_does_not_answer_is_an_outage() -> None:

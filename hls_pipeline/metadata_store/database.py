@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from hls_pipeline import tables
-from hls_pipeline.errors import LeaseLost, Outage
+from hls_pipeline.errors import Conflict, LeaseLost, Outage
 from hls_pipeline.metadata_store import rows
 from hls_pipeline.metadata_store.rows import Lease
 
@@ -22,15 +22,20 @@ MIGRATIONS = Path(__file__).parents[1] / "migrations"
 
 
 def migrate(database_url: str) -> None:
-    """Brings the database to the newest schema; safe to call at every start."""
+    """Brings the database to the newest schema; safe to call at every start. Raises Conflict for the schema of a newer
+    program."""
     from alembic import command
     from alembic.config import Config
+    from alembic.util import CommandError
 
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     with _border("migrating the metadata store"), _engine(database_url).connect() as connection:
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        try:
+            command.upgrade(config, "head")
+        except CommandError as error:
+            raise Conflict(f"the metadata store has the schema of a newer program: {error}; run that one") from error
         connection.commit()
 
 
