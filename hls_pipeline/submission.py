@@ -49,7 +49,7 @@ class Sent:
         if None not in (self.ready, drop.ready):
             return self.ready == drop.ready
         is_all = self.paths == {drop.path(item) for item in drop.objects}
-        return is_all and max(item.modified for item in drop.objects) >= self.began
+        return is_all and any(item.modified >= self.began for item in drop.objects)
 
 
 @dataclass(frozen=True)

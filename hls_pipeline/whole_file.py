@@ -1,12 +1,14 @@
-"""A file that a person names: it is there when it is whole, and what had its name stays until then.
+"""A file that a person names: it is there when it is whole, and what had its name stays until then, as do its rights.
 
 Whatever a command writes to a path of the user's goes through here; what the local stack keeps for itself does not.
 """
 
 from __future__ import annotations
 
+import secrets
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hls_pipeline.errors import UsageError
@@ -19,10 +21,12 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         target = path.resolve()
         waits = target.is_file() or not path.exists()
-        written = target.with_name(f".{target.name}.part") if waits else path
+        written = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part") if waits else path
         try:
             yield written
             if waits:
+                with suppress(FileNotFoundError):
+                    shutil.copymode(target, written)
                 written.replace(target)
         finally:
             if waits:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import sqlite3
+import stat
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -240,8 +241,14 @@ def test_an_export_gets_its_name_when_it_is_whole(command: Any, sqlite_url: str,
     """Opened first, the file that was to be checked was empty before anybody read it, and lost with its hashes."""
     file = tmp_path / "export.jsonl"
     assert command("audit", "export", str(file)).exit_code == 0
+    file.chmod(0o600)
     whole = file.read_bytes()
     assert command("audit", "verify", str(file), "--export", str(file)).exit_code == 0
+    assert file.read_bytes() == whole
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    with sqlite3.connect(sqlite_url.removeprefix("sqlite:///")) as db:  # found at the very end alone
+        db.execute("UPDATE video SET versions = versions + 1 WHERE video_id = 'w'")
+    assert command("audit", "verify", "--export", str(file)).exit_code == 1
     assert file.read_bytes() == whole
     with sqlite3.connect(sqlite_url.removeprefix("sqlite:///")) as db:
         db.execute("DROP TRIGGER version_refuses_update")

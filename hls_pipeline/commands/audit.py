@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
@@ -44,12 +45,19 @@ def verify(
     is one."""
     links = chain.from_iterable(map(_read, files)) if files else audit.on_record(opened(data))
     known = None if no_anchor else _given(anchor, data) if anchor else None if files else _newest(data)
-    copied = _copied(links, export, None if files else _recorded(data)) if export else None
-    verdict = audit.verify(copied or links, known.heads if known else None)
-    if copied:
-        copied.close()  # of what does not hold there is no export
-    if verdict.holds and not files:
-        verdict = replace(verdict, first_break=audit.broken_receipt(opened(data), known.receipts if known else {}))
+    with _whole_export(export) if export else nullcontext() as copy:
+        if copy is not None:
+            links = audit.exported(links, copy, None if files else _recorded(data))
+        verdict = audit.verify(links, known.heads if known else None)
+        if verdict.holds and not files:
+            verdict = replace(verdict, first_break=audit.broken_receipt(opened(data), known.receipts if known else {}))
+        if not verdict.holds:  # of that there is no export
+            _tell(verdict, known, as_json=as_json)
+            raise typer.Exit(1)
+    _tell(verdict, known, as_json=as_json)
+
+
+def _tell(verdict: audit.Verdict, known: _Known | None, *, as_json: bool) -> None:
     found = verdict.first_break
     if as_json:
         broken = found and {"video_id": found.video_id, "version": found.version, "what": found.what}
@@ -62,8 +70,6 @@ def verify(
     else:
         since = f", and nothing is missing since {known.name}" if known and known.is_anchor else ""
         typer.echo(f"all {verdict.versions:,} versions of {verdict.videos:,} videos hold{since}")
-    if found:
-        raise typer.Exit(1)
 
 
 @app.command("export")
@@ -72,7 +78,8 @@ def write(
     data: DataOption = None,
 ) -> None:
     """Write all versions to a file that `audit verify FILE` checks without the database."""
-    count = sum(1 for _ in _copied(audit.on_record(opened(data)), file, _recorded(data)))
+    with _whole_export(file) as copy:
+        count = sum(1 for _ in audit.exported(audit.on_record(opened(data)), copy, _recorded(data)))
     typer.echo(f"{count:,} versions written to {file}")
 
 
@@ -155,6 +162,7 @@ def _read(path: Path) -> Iterator[audit.Link]:
         raise UsageError(f"{path}: {error.strerror}") from error
 
 
-def _copied(links: Iterable[audit.Link], path: Path, anchor: str | None) -> Generator[audit.Link]:
+@contextmanager
+def _whole_export(path: Path) -> Iterator[TextIO]:
     with whole_file(path) as written, written.open("w", encoding="utf-8") as file:
-        yield from audit.exported(links, file, anchor)
+        yield file
