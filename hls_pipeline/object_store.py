@@ -248,7 +248,7 @@ class ObjectStore:
             try:
                 self.rename(bucket, source, target, etag=stored.etag, size=stored.size)
                 known = self.read_all(bucket, target) == data and not any(self.listing(bucket, source))
-            except (ServiceRefused, ObjectMissing):
+            except (ServiceRefused, ObjectMissing, ObjectChanged):
                 known = False
             finally:
                 self.delete_versions(bucket, scratch)
