@@ -187,6 +187,7 @@ def test_what_looks_after_the_installation_prints_what_its_schema_says(
     run("keys", "make", "somebody")
     with pytest.raises(UsageError, match="needs a name"):
         CliRunner().invoke(app, ["keys", "make", " "], catch_exceptions=False)
+    assert CliRunner().invoke(app, ["keys", "make", "x", "--days", "4000000"]).exit_code == 2  # after the year 9999
     run("keys", "list")
     run("repin", "--dry-run")
     monkeypatch.setenv("HLS_DAGSTER_URL", "http://127.0.0.1:1")  # not asked: nothing is left to do

@@ -38,7 +38,9 @@ def gateway(
 def make(
     name: Annotated[str, typer.Argument(help="Whose key it is; only people read this.")],
     scopes: Annotated[str, typer.Option(help=_SCOPES)] = "write",
-    days: Annotated[float | None, typer.Option(min=0, help="It ends after so many days; never otherwise.")] = None,
+    days: Annotated[
+        float | None, typer.Option(min=0, max=36_500, help="It ends after so many days; never otherwise.")
+    ] = None,
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -24,7 +24,7 @@ def report(
     parquet: Annotated[
         Path | None, typer.Option(dir_okay=False, metavar="FILE", help="Write every published file as Parquet.")
     ] = None,
-    days: Annotated[float, typer.Option(min=0.01, help="How far back the report looks.")] = 30,
+    days: Annotated[float, typer.Option(min=0.01, max=36_500, help="How far back the report looks.")] = 30,
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
