@@ -72,9 +72,9 @@ class GatewayClient:
         try:
             document = self._complete(upload["id"])
         except PackageRefused:
-            remembered.unlink(missing_ok=True)
+            _forget(remembered)
             raise
-        remembered.unlink(missing_ok=True)
+        _forget(remembered)
         return document
 
     def wait(self, sent: dict[str, Any]) -> dict[str, Any]:
@@ -188,6 +188,11 @@ def _remember(place: Path, upload_id: str) -> None:
     with contextlib.suppress(OSError):
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         place.write_text(json.dumps({"id": upload_id}))
+
+
+def _forget(place: Path) -> None:
+    with contextlib.suppress(OSError):
+        place.unlink()
 
 
 def _left(upload: dict[str, Any]) -> int:

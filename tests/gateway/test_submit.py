@@ -251,6 +251,14 @@ def test_a_refused_package_is_an_error_that_names_file_line_and_code(client: Gat
     assert "HLS_BAD_EXTINF v/index.m3u8:3" in str(refused.value)
 
 
+def test_where_nothing_can_be_remembered_a_package_is_sent_all_the_same(gateway: Gateway, tmp_path: Path) -> None:
+    """All of it was there and taken in, and the command ended with a stack trace."""
+    (tmp_path / "state").write_bytes(b"no folder")
+    client = GatewayClient(gateway.url, gateway.key, tmp_path / "state")
+    with open_source(written(tmp_path / "film", package("film"))) as source:
+        assert client.send(source, "film", lambda _: None)["status"] == "processing"
+
+
 def test_a_gateway_that_is_not_there_is_an_outage(tmp_path: Path) -> None:
     nowhere = GatewayClient("http://127.0.0.1:1", "key", tmp_path / "state")
     with open_source(written(tmp_path / "film", package("film"))) as source, pytest.raises(Outage):
