@@ -8,11 +8,13 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from playwright.sync_api import Browser, Page
 from pydantic import SecretStr
 
+from hls_pipeline import clock
 from hls_pipeline.gateway import access, pages, vendor
 from tests.gateway.conftest import Gateway
 from tests.gateway.test_intake import as_files, post
@@ -280,6 +282,48 @@ def test_the_list_works_by_keyboard(local: Gateway, page: Page) -> None:
     assert stops[-1] == "film"
     page.keyboard.press("Enter")
     page.wait_for_url("**/videos/film")
+
+
+def test_the_keyboard_stays_where_it_is_while_the_page_changes(local: Gateway, page: Page) -> None:
+    """With anything in work, the list threw it back to the top every two seconds."""
+    local.world.publish_package("film", package("film"))
+    page.goto(local.url)
+    page.focus(".cards a[href='/videos/film']")
+    local.world.publish_package("other", package("other"))
+    page.wait_for_selector(".cards a[href='/videos/other']")
+    assert page.evaluate("document.activeElement.pathname") == "/videos/film"
+
+
+def test_an_older_answer_never_comes_after_a_newer_one(local: Gateway, page: Page) -> None:
+    page.goto(local.url)
+    looks = """async () => {
+        const { refresh } = await import("/static/live.js"), real = fetch;
+        let now = 0, most = 0;
+        window.fetch = (...about) => {
+            most = Math.max(most, ++now);
+            return real(...about).finally(() => { now -= 1; });
+        };
+        return [await Promise.all([refresh(), refresh(), refresh()]), most];
+    }"""
+    assert page.evaluate(looks) == [[True, True, True], 1]
+
+
+def test_times_are_the_viewers_and_states_are_told_as_they_are_read(local: Gateway, browser: Browser) -> None:
+    upload = local.world.walk(local.world.drop("film", package("film")), "stage", "write_s3_manifest")
+    context = browser.new_context(timezone_id="Asia/Kolkata")
+    context.set_default_timeout(PATIENCE)
+    opened = context.new_page()
+    opened.goto(local.url + "/videos/film")
+    opened.wait_for_function("document.getElementById('eta').textContent")  # it follows
+    local.world.walk(upload, "publish", "write_ipfs_manifest", "finalize")
+    opened.wait_for_selector("#announce:has-text('Published')", state="attached")
+    *_, (_, published, _) = local.world.store.history(upload.upload_id)
+    there = published.astimezone(ZoneInfo("Asia/Kolkata"))
+    assert opened.inner_text("#steps li:nth-child(4) time") == f"{there:%H:%M:%S}"
+    time = opened.locator("#timeline time").first
+    assert time.inner_text().endswith(f"{there:%Y, %H:%M:%S}")
+    assert time.get_attribute("title") == clock.text(published), "exactly, for who points at it"
+    context.close()
 
 
 # ---- who may ------------------------------------------------------------------------------------------------------

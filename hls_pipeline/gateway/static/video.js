@@ -129,6 +129,7 @@ function left(seconds) {
   return seconds ? `about ${Math.ceil(seconds)} s left` : "later than estimated";
 }
 
+const stateName = () => document.getElementById("state").textContent.trim();
 let shown = null;
 
 function follow() {
@@ -145,9 +146,10 @@ async function told(status) {
   document.getElementById("eta").textContent = left(status.eta_seconds);
   const now = `${status.upload_id} ${status.state} ${status.version} ${status.attempts}`;
   if (now === shown) return;
-  if (shown) announce(`${status.title ?? status.video_id}: ${status.state}`);
   shown = now;
+  const before = stateName();
   while (!await refresh()) await new Promise(done => setTimeout(done, PAUSE));
+  if (stateName() !== before) announce(stateName());
   play();
 }
 

@@ -6,7 +6,11 @@ const LOOK_SECONDS = 2;
 const drop = document.getElementById("drop");
 const part = name => drop.querySelector(`.drop-${name}`);
 
-setInterval(() => { if (!document.hidden) refresh(); }, LOOK_SECONDS * 1000);
+async function watch() {
+  if (!document.hidden) await refresh();
+  setTimeout(watch, LOOK_SECONDS * 1000);
+}
+setTimeout(watch, LOOK_SECONDS * 1000);
 
 if (drop) {
   const folder = document.getElementById("folder"), archive = document.getElementById("archive");
