@@ -65,14 +65,15 @@ def index(
     request: Request, services: ServicesDep, caller: CallerDep, after: str = "", refused: bool = Query(default=False)
 ) -> Response:
     visitor = _visitor(request, services, caller)
-    uploads = services.store.newest_videos(_PER_PAGE, after[:32]) if visitor.reads else ()
+    uploads = services.store.newest_videos(_PER_PAGE + 1, after[:32]) if visitor.reads else ()
+    shown = uploads[:_PER_PAGE]
     return _page(
         request,
         services,
         visitor,
         "index.html",
-        cards=[_card(upload, services) for upload in uploads],
-        next=uploads[-1].upload_id if len(uploads) == _PER_PAGE else None,
+        cards=[_card(upload, services) for upload in shown],
+        next=shown[-1].upload_id if len(uploads) > _PER_PAGE else None,
         refused=refused,
         first=not after,
     )
@@ -191,7 +192,7 @@ def _facts(upload: Upload, about: Mapping[str, Any]) -> list[tuple[str, str]]:
     shown.append(("Size", size(upload.size if upload.size is not None else upload.drop.bytes)))
     shown.append(("Files", f"{len(upload.drop.objects):,}"))
     if (off := about["estimate_off_seconds"]) is not None:
-        shown.append(("Against the estimate", f"{abs(off):.1f} s {'later' if off > 0 else 'earlier'}"))
+        shown.append(("Against the estimate", f"{span(abs(off))} {'later' if off > 0 else 'earlier'}"))
     return shown
 
 
@@ -243,19 +244,31 @@ def _places(services: Services, upload: Upload) -> dict[str, Any]:
     waiting = services.store.temp_objects(upload.upload_id)
     held = [item for item in waiting if item.etag]
     proofs: dict[str, dict[str, Any]] = {}
-    receipts = services.store.receipts(upload.upload_id)
-    for receipt in receipts:
-        if receipt["kind"] == "proof" and receipt["root"] == upload.root:
+    behind: dict[str, datetime] = {}
+    removed_at, odd = None, None
+    for receipt in services.store.receipts(upload.upload_id):
+        at = clock.parse(receipt["time"])
+        if receipt["kind"] == "deletion":
+            removed_at = at
+        elif receipt.get("finding") == "object_changed":
+            odd = receipt
+        elif receipt.get("root") != upload.root:
+            continue
+        elif receipt["kind"] == "proof":
             proofs[receipt["peer_id"]] = {"level": receipt["level"].replace("_", " "), "at": clock.parse(receipt["at"])}
-    removed = [receipt for receipt in receipts if receipt["kind"] == "deletion"]
+            behind.pop(receipt["node"], None)
+        elif receipt.get("finding") == "node_behind":
+            behind[receipt["node"]] = at
     return {
         "objects": len(held),
         "bytes": sum(item.size for item in held),
         "due": any(item.due_at for item in waiting),
-        "removed_at": clock.parse(removed[-1]["time"]) if removed else None,
+        "removed_at": removed_at,
+        "odd": odd,
         "nodes": [{"peer": peer, **proof} for peer, proof in sorted(proofs.items())],
+        "behind": [] if upload.state is State.WITHDRAWN else sorted(behind.items()),
         "root": upload.root if proofs else None,
-        "wanted": services.settings.ipfs_quorum,
+        "missing": max(0, services.settings.ipfs_quorum - len(proofs)),
         "let_go": upload.state is State.WITHDRAWN,
     }
 
@@ -306,6 +319,13 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
 
 
+def span(seconds: float) -> str:
+    """About how long: `0.4 s`, `40 min`, `3.5 h`. The script has the same."""
+    if seconds < 100:
+        return f"{round(seconds, 1):g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
 _WORDS = {
     State.RECEIVED: "Received",
     State.STAGED: "Moving to IPFS",
@@ -321,6 +341,7 @@ _WORDS = {
 
 _FILTERS: dict[str, Callable[..., Any]] = {
     "size": size,
+    "span": span,
     "state": lambda state: _WORDS[State(state)],
     "moment": lambda moment: f"{_moment(moment):%d %b %Y, %H:%M:%S} UTC",
     "iso": lambda moment: clock.text(_moment(moment)),

@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 from pydantic import SecretStr
 
-from hls_pipeline import clock
+from hls_pipeline import clock, work
 from hls_pipeline.gateway import access, pages, vendor
 from tests.gateway.conftest import Gateway
 from tests.gateway.test_intake import as_files, post
@@ -324,6 +324,37 @@ def test_times_are_the_viewers_and_states_are_told_as_they_are_read(local: Gatew
     assert time.inner_text().endswith(f"{there:%Y, %H:%M:%S}")
     assert time.get_attribute("title") == clock.text(published), "exactly, for who points at it"
     context.close()
+
+
+def test_a_page_of_the_list_leads_to_the_next_only_where_there_is_one(
+    local: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "_PER_PAGE", 1)
+    uploads = [local.world.publish_package(name, package(name)) for name in ("one", "two")]
+    first, second, beyond = (local.get(path).text for path in ("/", *(f"/?after={u.upload_id}" for u in uploads[::-1])))
+    assert ("/videos/two" in first, "Older videos" in first, "Newest videos" in first) == (True, True, False)
+    assert ("/videos/one" in second, 'rel="next"' in second, "Newest videos" in second) == (True, False, True)
+    assert ("None is older" in beyond, "Newest videos" in beyond) == (True, True), "it was empty, and led nowhere"
+
+
+def test_a_page_says_which_node_is_behind_and_why_s3_keeps_its_copies(local: Gateway) -> None:
+    upload = local.world.publish_package("film", package("film"))
+    with work.holding(upload, "clear:test", local.world.store, local.world.settings, last=True) as lease:
+        behind = {"finding": "node_behind", "root": upload.root, "node": "10.0.0.3:5001", "reason": "is down"}
+        odd = {"finding": "object_changed", "object": "s3://media/film/r1/x.ts", "reason": "was replaced just now"}
+        local.world.store.add_receipts(lease, "finding", [behind, odd], clock.now())
+    text = local.get("/videos/film").text
+    assert "10.0.0.3:5001</code></strong><span>lacked it" in text
+    assert "kept, because <code>s3://media/film/r1/x.ts</code> was replaced just now" in text
+    with work.holding(upload, "repin:test", local.world.store, local.world.settings, last=True) as lease:
+        proof = {"root": upload.root, "node": "10.0.0.3:5001", "peer_id": "12D3KooWThree", "level": "complete"}
+        local.world.store.add_receipts(lease, "proof", [{**proof, "at": clock.text(clock.now())}], clock.now())
+    assert "lacked it" not in local.get("/videos/film").text
+
+
+def test_how_long_is_told_so_that_it_can_be_read() -> None:
+    """A long video was `about 5400 s` away."""
+    assert [pages.span(seconds) for seconds in (0.44, 12, 5400, 12600)] == ["0.4 s", "12 s", "90 min", "3.5 h"]
 
 
 # ---- who may ------------------------------------------------------------------------------------------------------

@@ -59,3 +59,8 @@ export function bytes(count) {
   while (count >= 1000 && at < units.length - 1) { count /= 1000; at += 1; }
   return `${at && count < 100 ? count.toPrecision(3) : Math.round(count)} ${units[at]}`;
 }
+
+export function span(seconds) {
+  if (seconds < 100) return `${seconds} s`;
+  return seconds < 6000 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
+}

@@ -1,6 +1,6 @@
 // One video: plays it as soon as there is something to play, follows its progress, copies links.
 
-import { announce, refresh, setBar } from "./live.js";
+import { announce, refresh, setBar, span } from "./live.js";
 
 const player = document.getElementById("player");
 const source = () => document.getElementById("source").dataset;
@@ -126,7 +126,7 @@ const ENDED = ["rejected", "superseded", "unchanged", "withdrawn"]; // how far i
 
 function left(seconds) {
   if (seconds === null) return "";
-  return seconds ? `about ${Math.ceil(seconds)} s left` : "later than estimated";
+  return seconds ? `about ${span(Math.ceil(seconds))} left` : "later than estimated";
 }
 
 const stateName = () => document.getElementById("state").textContent.trim();
