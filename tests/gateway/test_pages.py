@@ -280,6 +280,7 @@ def test_the_list_works_by_keyboard(local: Gateway, page: Page) -> None:
     assert stops[0] == "Skip to content"
     assert "Choose folder" in stops
     assert stops[-1] == "film"
+    assert page.evaluate("getComputedStyle(document.activeElement.closest('.card')).outlineStyle") == "solid"
     page.keyboard.press("Enter")
     page.wait_for_url("**/videos/film")
 
