@@ -295,6 +295,22 @@ def test_the_keyboard_stays_where_it_is_while_the_page_changes(local: Gateway, p
     assert page.evaluate("document.activeElement.pathname") == "/videos/film"
 
 
+def test_a_page_that_nobody_looks_at_holds_no_connection(local: Gateway, page: Page) -> None:
+    """With six videos in tabs of their own, a browser opened nothing more of this site."""
+    local.world.publish_package("film", package("First cut"))
+    looks = """looked => {
+        Object.defineProperty(document, "hidden", { value: !looked, configurable: true });
+        document.dispatchEvent(new Event("visibilitychange"));
+    }"""
+    with page.expect_response("**/events"):
+        page.goto(local.url + "/videos/film")
+    with page.expect_event("requestfailed", lambda request: request.url.endswith("/events")):
+        page.evaluate(looks, False)
+    local.world.publish_package("film", package("Second cut"))
+    page.evaluate(looks, True)
+    page.wait_for_selector("h1:has-text('Second cut')")
+
+
 def test_an_older_answer_never_comes_after_a_newer_one(local: Gateway, page: Page) -> None:
     page.goto(local.url)
     looks = """async () => {

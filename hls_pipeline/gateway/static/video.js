@@ -132,11 +132,18 @@ function left(seconds) {
 const stateName = () => document.getElementById("state").textContent.trim();
 let shown = null;
 
+let events = null;
+
+// Browsers open six connections to a site, over all tabs: who does not look and does not listen needs none.
 function follow() {
-  const events = new EventSource(`/v1/videos/${encodeURIComponent(source().video)}/events`);
-  events.addEventListener("status", event => told(JSON.parse(event.data)));
+  events?.close();
+  if (document.hidden && player.paused) return;
+  const mine = events = new EventSource(`/v1/videos/${encodeURIComponent(source().video)}/events`);
+  mine.addEventListener("status", event => told(JSON.parse(event.data)));
   // A connection that is lost comes back by itself, but not one that is refused: by a proxy while the gateway starts.
-  events.addEventListener("error", () => { if (events.readyState === EventSource.CLOSED) setTimeout(follow, PAUSE); });
+  mine.addEventListener("error", () => {
+    if (mine.readyState === EventSource.CLOSED) setTimeout(() => { if (events === mine) follow(); }, PAUSE);
+  });
 }
 
 async function told(status) {
@@ -153,5 +160,6 @@ async function told(status) {
   play();
 }
 
+document.addEventListener("visibilitychange", follow);
 follow();
 play();
