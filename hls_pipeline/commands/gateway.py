@@ -39,7 +39,7 @@ def make(
     name: Annotated[str, typer.Argument(help="Whose key it is; only people read this.")],
     scopes: Annotated[str, typer.Option(help=_SCOPES)] = "write",
     days: Annotated[
-        float | None, typer.Option(min=0, max=36_500, help="It ends after so many days; never otherwise.")
+        float | None, typer.Option(min=0, max=36_500, help="It ends after so many days; else never.")
     ] = None,
     data: DataOption = None,
     as_json: JsonOption = False,
@@ -78,7 +78,7 @@ def change_scopes(key_id: KeyId, scopes: Annotated[str, typer.Argument(help=_SCO
 
 @keys.command("list")
 def list_keys(data: DataOption = None, as_json: JsonOption = False) -> None:
-    """List the keys, and when each was last used, to the minute; their secrets are not stored."""
+    """List the keys, when each was last used, to the minute, and when it ends; their secrets are not stored."""
     for key in Records(opened(data)).all_keys():
         if as_json:
             print_json(_about(key), one_line=True)
@@ -86,7 +86,8 @@ def list_keys(data: DataOption = None, as_json: JsonOption = False) -> None:
             state = "revoked" if key.revoked_at else "in use" if key.valid(clock.now()) else "expired"
             made, scopes = clock.seconds_text(key.created_at), ",".join(key.scopes)
             used = f"used {clock.seconds_text(key.last_used_at)}" if key.last_used_at else "never used"
-            typer.echo(f"{key.key_id}  {state:8}  {scopes:16}  {made}  {used:25}  {key.name!r}")
+            ends = f"ends {clock.seconds_text(key.expires_at)}" if key.expires_at else "never ends"
+            typer.echo(f"{key.key_id}  {state:8}  {scopes:16}  {made}  {used:25}  {ends:25}  {key.name!r}")
 
 
 @keys.command("revoke")

@@ -201,6 +201,11 @@ def test_a_key_keeps_its_videos_through_another_secret_other_scopes_and_its_use_
     keys("make", "for no time", "--days", "0")
     shown = keys("list").splitlines()
     assert [line.split()[1] for line in shown] == ["in", "in", "expired"]
+    assert ["never ends" in line for line in shown] == [True, False, False]
+    ends = gateway.records.all_keys()[1].expires_at
+    assert ends
+    assert f"ends {clock.seconds_text(ends)}" in shown[1]
+    assert CliRunner().invoke(app, ["keys", "make", "for ever", "--days", "1e9"]).exit_code == 2, "no date is so late"
 
 
 def test_when_a_key_was_last_used_is_on_record_once_its_gateway_has_stopped(world: World) -> None:
