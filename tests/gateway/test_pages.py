@@ -262,6 +262,18 @@ def test_without_scripts_nothing_is_offered_that_would_not_work(local: Gateway, 
     context.close()
 
 
+def test_nothing_moves_for_who_wants_no_motion(local: Gateway, browser: Browser) -> None:
+    """The point that beats beside a state is a pseudo-element, which `*` does not match."""
+    local.world.drop("film", package("film"))
+    beats = "getComputedStyle(document.querySelector('.pill'), '::before').animationName"
+    for motion, name in (("no-preference", "pulse"), ("reduce", "none")):
+        context = browser.new_context(reduced_motion=motion)  # type: ignore[arg-type]
+        opened = context.new_page()
+        opened.goto(local.url)
+        assert opened.evaluate(beats) == name
+        context.close()
+
+
 def test_a_difference_shows_what_is_short_in_full() -> None:
     """Of tags only the first was shown, which was often the same."""
     (tags,) = pages._differences({"tags": ["a"]}, {"tags": ["a", "b"]})

@@ -92,7 +92,7 @@ function send(form, total, count) {
     setBar(bar, 100 * event.loaded / event.total);
     sent.textContent = `${bytes(event.loaded)} of ${bytes(event.total)}`;
   });
-  request.upload.addEventListener("load", () => { sending.textContent = "Checking"; });
+  request.upload.addEventListener("load", () => { sending.textContent = "Checking"; announce("Checking"); });
   request.addEventListener("load", () => { mode("idle"); answered(request); });
   request.addEventListener("error", () => { mode("idle"); show("The upload broke off", "Check the connection and send it again."); });
   request.addEventListener("abort", () => { mode("idle"); announce("Cancelled"); document.getElementById("choose-folder").focus(); });
