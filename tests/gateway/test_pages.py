@@ -389,7 +389,11 @@ def test_how_long_is_told_so_that_it_can_be_read() -> None:
 # ---- who may ------------------------------------------------------------------------------------------------------
 
 
-def test_a_stranger_signs_in_with_a_key_and_out_again(gateway_with: Callable[..., Gateway], page: Page) -> None:
+def test_a_stranger_signs_in_with_a_key_and_out_again(
+    gateway_with: Callable[..., Gateway], page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hls_pipeline.gateway.events._ASK_AGAIN_SECONDS", 0)
+    monkeypatch.setattr("hls_pipeline.gateway.followers._BEAT_SECONDS", 0.2)
     gateway = gateway_with(public_read=False)
     gateway.world.publish_package("film", package("film"))
     page.goto(gateway.url + "/videos/film")
@@ -401,8 +405,12 @@ def test_a_stranger_signs_in_with_a_key_and_out_again(gateway_with: Callable[...
     page.click("form button.primary")
     page.wait_for_selector("#drop")
     assert page.locator(".cards li").count() == 1
+    others = [page.context.new_page() for _ in range(2)]
+    for other, path in zip(others, ("/", "/videos/film"), strict=True):
+        other.goto(gateway.url + path)
     page.click("text=Sign out")
-    page.wait_for_selector("#key")
+    for tab in (page, *others):  # the others showed for ever what may be read no more
+        tab.wait_for_selector("#key")
 
 
 def test_a_session_is_given_to_this_machine_alone_and_only_under_its_own_name(local: Gateway) -> None:

@@ -20,7 +20,8 @@ async function look() {
   document.title = fresh.title;
   for (const part of document.querySelectorAll("[data-live]")) {
     const other = fresh.getElementById(part.id);
-    if (!other || other.outerHTML === rendered.get(part)) continue;
+    if (!other) return location.reload(); // who looks may see it no more
+    if (other.outerHTML === rendered.get(part)) continue;
     rendered.set(other, other.outerHTML);
     tellTimes(other);
     const opened = new Set([...part.querySelectorAll("details[open]")].map(nameOf));

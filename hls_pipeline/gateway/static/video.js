@@ -140,9 +140,10 @@ function follow() {
   if (document.hidden && player.paused) return;
   const mine = events = new EventSource(`/v1/videos/${encodeURIComponent(source().video)}/events`);
   mine.addEventListener("status", event => told(JSON.parse(event.data)));
-  // A connection that is lost comes back by itself, but not one that is refused: by a proxy while the gateway starts.
+  // A connection that is lost comes back by itself, but not one that is refused: by a proxy while the gateway starts, or
+  // to who has signed out.
   mine.addEventListener("error", () => {
-    if (mine.readyState === EventSource.CLOSED) setTimeout(() => { if (events === mine) follow(); }, PAUSE);
+    if (mine.readyState === EventSource.CLOSED) setTimeout(() => { if (events === mine) refresh().then(follow); }, PAUSE);
   });
 }
 
