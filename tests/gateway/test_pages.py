@@ -323,6 +323,25 @@ def test_a_page_that_nobody_looks_at_holds_no_connection(local: Gateway, page: P
     page.wait_for_selector("h1:has-text('Second cut')")
 
 
+def test_a_page_that_is_open_for_days_keeps_nothing_of_what_it_fetched(local: Gateway, page: Page) -> None:
+    local.world.publish_package("film", package("film"))
+    session = page.context.new_cdp_session(page)
+    session.send("Performance.enable")
+
+    def documents() -> int:
+        session.send("HeapProfiler.collectGarbage")
+        return next(
+            each["value"] for each in session.send("Performance.getMetrics")["metrics"] if each["name"] == "Documents"
+        )
+
+    page.goto(local.url + "/videos/film")
+    look = "import('/static/live.js').then(async live => { for (let n = 0; n < 20; n++) await live.refresh(); })"
+    page.evaluate(look)
+    before = documents()
+    page.evaluate(look)
+    assert documents() < before + 5
+
+
 def test_an_older_answer_never_comes_after_a_newer_one(local: Gateway, page: Page) -> None:
     page.goto(local.url)
     looks = """async () => {

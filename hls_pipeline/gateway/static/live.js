@@ -16,7 +16,8 @@ async function look() {
   const answer = await fetch(location.href, { headers: { accept: "text/html" } }).catch(() => null);
   const text = answer?.ok && await answer.text().catch(() => null);
   if (!text) return false;
-  const fresh = new DOMParser().parseFromString(text, "text/html");
+  // Without the player: Chromium never lets go of a document that has one, and a page may be open for days.
+  const fresh = new DOMParser().parseFromString(text.replace(/<video.*?<\/video>/s, ""), "text/html");
   document.title = fresh.title;
   for (const part of document.querySelectorAll("[data-live]")) {
     const other = fresh.getElementById(part.id);
