@@ -12,6 +12,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from hls_pipeline.errors import PipelineError
 from hls_pipeline.gateway import logs, problems
 from hls_pipeline.gateway.access import address_of
 from hls_pipeline.gateway.limits import Limits
@@ -64,7 +65,10 @@ class Frame:
                 fault = _fault(scope)
                 app = problems.problem(400, "bad_request", fault, request_id, _CLOSING) if fault else self._app
                 await app(scope, receive, send_framed)
-            except Exception:
+            except Exception as error:
+                if status and isinstance(error.__cause__, PipelineError):
+                    log.warning("an answer broke off: %s", error.__cause__)
+                    return  # it is not complete, so that the server closes the connection
                 log.exception("unforeseen")
                 if status:
                     raise  # the answer has begun: all that is left is to break it off

@@ -9,12 +9,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from requests.exceptions import ChunkedEncodingError
 
+from hls_pipeline.errors import Outage
 from hls_pipeline.gateway import logs
+from hls_pipeline.gateway.s3 import GatewayStore
 from tests.gateway.conftest import Gateway
 from tests.gateway.test_intake import as_files, open_socket, post
 from tests.gateway.test_presigned import begin, complete, put_all
-from tests.services import package, published, wait_until
+from tests.services import package, published, ts, wait_until
 
 
 @pytest.fixture
@@ -33,6 +36,28 @@ def written() -> Iterator[io.StringIO]:
 
 def lines(written: io.StringIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in written.getvalue().splitlines()]
+
+
+def test_an_answer_that_breaks_off_in_an_outage_is_one_line_and_no_trace(
+    gateway: Gateway, written: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_range = GatewayStore.read_range
+
+    def half(
+        self: GatewayStore, bucket: str, key: str, start: int, end: int, etag: str | None = None
+    ) -> Iterator[bytes]:
+        if start == 0:
+            yield next(read_range(self, bucket, key, start, end, etag))
+        raise Outage("S3 went away")
+
+    files = {**package("film"), "v/s1.ts": ts("large", 3000)}
+    assert post(gateway, as_files(files), "?video_id=film").status_code == 202
+    monkeypatch.setattr(GatewayStore, "read_range", half)
+    with pytest.raises(ChunkedEncodingError, match="IncompleteRead"):
+        gateway.play("film", "v/s1.ts")
+    wait_until(lambda: "without completing" in written.getvalue(), "the end of it")
+    assert "an answer broke off: S3 went away" in written.getvalue()
+    assert "Traceback" not in written.getvalue()
 
 
 def requests(written: io.StringIO) -> list[dict[str, Any]]:
