@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -188,6 +190,15 @@ def test_a_database_with_the_schema_of_a_newer_program_is_refused_in_words(
         db.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(Conflict, match="newer program"):
         metadata_store.migrate(database_url)
+
+
+def test_several_that_migrate_at_once_end_well(postgres: Postgres) -> None:
+    """Each replica of a deployment may run `setup` before it starts; all but one ended with a stack trace."""
+    program = "import sys; from hls_pipeline import metadata_store; metadata_store.migrate(sys.argv[1])"
+    with postgres.new_database("template0") as url:
+        started = [subprocess.Popen([sys.executable, "-c", program, url]) for _ in range(3)]
+        assert [process.wait() for process in started] == [0, 0, 0]
+        metadata_store.connect(url).ping()
 
 
 def test_a_webhook_from_before_is_told_of_changes_that_became_visible_late(tmp_path: Path) -> None:

@@ -19,24 +19,31 @@ from hls_pipeline.metadata_store import rows
 from hls_pipeline.metadata_store.rows import Lease
 
 MIGRATIONS = Path(__file__).parents[1] / "migrations"
+_MIGRATION_LOCK = 0x686C7300
+"""Any number that no other program on the same database takes."""
 
 
 def migrate(database_url: str) -> None:
-    """Brings the database to the newest schema; safe to call at every start. Raises Conflict for the schema of a newer
-    program."""
+    """Brings the database to the newest schema; safe to call at every start, also by several at once: one does it, the
+    others wait. Raises Conflict for the schema of a newer program."""
     from alembic import command
     from alembic.config import Config
     from alembic.util import CommandError
 
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
-    with _border("migrating the metadata store"), _engine(database_url).connect() as connection:
+    with (
+        _border("migrating the metadata store"),
+        _engine(database_url).connect().execution_options(hls_write=True) as connection,
+        connection.begin(),
+    ):
+        if connection.dialect.name == "postgresql":  # SQLite has its one lock from here on
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
         config.attributes["connection"] = connection
         try:
             command.upgrade(config, "head")
         except CommandError as error:
             raise Conflict(f"the metadata store has the schema of a newer program: {error}; run that one") from error
-        connection.commit()
 
 
 @functools.cache
