@@ -342,6 +342,16 @@ def test_a_page_that_is_open_for_days_keeps_nothing_of_what_it_fetched(local: Ga
     assert documents() < before + 5
 
 
+def test_a_link_is_selected_where_a_page_may_not_copy(local: Gateway, page: Page) -> None:
+    """Over plain HTTP from another machine, the button seemed to do nothing."""
+    local.world.publish_package("film", package("film"))
+    page.goto(local.url + "/videos/film")
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+    page.click("[aria-label='Copy Play link']")
+    page.wait_for_selector("#announce:has-text('Selected')", state="attached")
+    assert page.evaluate("getSelection().toString()") == f"{local.url}/v1/videos/film/play/master.m3u8"
+
+
 def test_an_older_answer_never_comes_after_a_newer_one(local: Gateway, page: Page) -> None:
     page.goto(local.url)
     looks = """async () => {

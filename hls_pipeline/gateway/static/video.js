@@ -109,16 +109,15 @@ document.getElementById("reload").addEventListener("click", () => {
 document.addEventListener("click", async event => {
   const button = event.target.closest("[data-copy]");
   if (!button) return;
+  let done = "Copied";
   try {
     await navigator.clipboard.writeText(button.dataset.copy);
-    button.textContent = "Copied";
-    announce("Copied");
-  } catch {
-    const range = document.createRange();
-    range.selectNodeContents(button.previousElementSibling);
-    getSelection().removeAllRanges();
-    getSelection().addRange(range);
+  } catch { // it may not, or the page is of another machine and came without TLS
+    getSelection().selectAllChildren(button.parentElement.querySelector("code"));
+    done = "Selected";
   }
+  button.textContent = done;
+  announce(done);
   setTimeout(() => { button.textContent = "Copy"; }, 1500);
 });
 
