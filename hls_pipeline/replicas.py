@@ -37,8 +37,6 @@ GRACE_SECONDS = 5.0
 """What the other nodes get when the quorum is reached, unless the settings say otherwise."""
 _PROBES = 8
 """Files of a package that are asked for first: one call each (measured: 100 of them take a tenth of a second)."""
-LATE_SECONDS = 60.0
-"""How long a node that was given up gets no grace."""
 
 
 @functools.cache
@@ -121,13 +119,13 @@ def attempt(
                 except ServiceError as error:
                     failed[tries[each].name] = error
             if end is None and _peers(receipts) >= quorum:
-                end = monotonic() + (grace if any(tries[each].late < monotonic() for each in waiting) else 0)
+                end = monotonic() + (0 if all(tries[each].is_late for each in waiting) else grace)
     finally:
         over.set()
     if _peers(receipts) < quorum:
         raise _no_quorum(quorum, len(nodes), list(failed.values()))
     for each in waiting:
-        tries[each].late = monotonic() + LATE_SECONDS
+        tries[each].note_late()
     slow = {tries[each].name: f"not done {grace:g} s after the quorum was" for each in waiting}
     return Outcome(tuple(receipts), {name: str(error) for name, error in failed.items()} | slow)
 

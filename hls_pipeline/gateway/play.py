@@ -7,7 +7,6 @@ media is streamed or, in redirect mode, sent for to S3 or an IPFS gateway.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain
@@ -32,7 +31,6 @@ from hls_pipeline.hls.paths import path_fault
 from hls_pipeline.hls.policy import Limits
 from hls_pipeline.hls.rewriting import relative
 from hls_pipeline.ipfs.kubo import Kubo
-from hls_pipeline.replicas import LATE_SECONDS
 from hls_pipeline.revisions import Revision
 from hls_pipeline.uploads import READY, State
 
@@ -192,21 +190,21 @@ def _origins(services: Services, found: Playable) -> list[Origin]:
     if found.state not in READY:
         return [s3]
     on_s3 = [s3] if found.state is State.PUBLISHED else []
-    alone, now = not on_s3 and len(services.nodes) == 1, time.monotonic()
-    prompt = [
-        partial(_from_node, node, None if alone else _PATIENCE_SECONDS, found.file.cid)
-        for node in services.nodes
-        if node.late <= now
+    alone = not on_s3 and len(services.nodes) == 1
+    patience, late = None if alone else _PATIENCE_SECONDS, [node for node in services.nodes if node.is_late]
+    prompt = [node for node in services.nodes if node not in late]
+    return [
+        *(partial(_from_node, node, patience, found.file.cid) for node in prompt),
+        *on_s3,
+        *(partial(_from_node, node, None, found.file.cid) for node in late),
     ]
-    late = [partial(_from_node, node, None, found.file.cid) for node in services.nodes if node.late > now]
-    return [*prompt, *on_s3, *late]
 
 
 def _from_node(node: Kubo, patience: float | None, cid: str, start: int, end: int) -> Iterator[bytes]:
     try:
         yield from node.read(cid, start, end, patience)
     except Outage:
-        node.late = time.monotonic() + LATE_SECONDS
+        node.note_late()
         raise
 
 

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
@@ -31,6 +31,8 @@ from hls_pipeline.ipfs.wire import Exchange, Limits, Response, duration
 _CONTROL_SECONDS = 60
 _LONG = 6 * 3600
 """The total limit, in seconds, of calls whose length depends on the caller's data."""
+_LATE_SECONDS = 60.0
+"""How long nobody waits for a node that was given up."""
 _SLOWEST_WALK = 50_000_000
 """Bytes per second below which a node that walks a DAG counts as stuck."""
 _SETTLE = 2
@@ -81,6 +83,14 @@ class Kubo:
         self._over = threading.Event()
         self.late = 0.0
         """Until then (monotonic seconds) nobody waits for it who has what he needs from others."""
+
+    @property
+    def is_late(self) -> bool:
+        return time.monotonic() < self.late
+
+    def note_late(self) -> None:
+        """It was given up, or did not answer."""
+        self.late = time.monotonic() + _LATE_SECONDS
 
     def __repr__(self) -> str:
         return f"Kubo({self.name})"
@@ -313,8 +323,7 @@ class Kubo:
         `patience` is how many seconds of silence are borne, where others have the file too."""
         what = f"reading {path} from the gateway of {self.name}"
         headers = {"Range": f"bytes={start}-{'' if end is None else end - 1}"} if start or end is not None else {}
-        silence = 0 if patience is None else min(0, patience - self._stall)
-        with self._get(f"/ipfs/{quote(str(path))}", headers, what, _LONG, silence) as response:
+        with self._get(f"/ipfs/{quote(str(path))}", headers, what, _LONG, patience) as response:
             while True:
                 with border(what):
                     piece = response.read(_PIECE)
@@ -378,10 +387,13 @@ class Kubo:
 
     @contextmanager
     def _get(
-        self, target: str, headers: Mapping[str, str], what: str, seconds: float, silence: float = 0
+        self, target: str, headers: Mapping[str, str], what: str, seconds: float, patience: float | None = None
     ) -> Iterator[Response]:
         self._go_on(what)
-        with Exchange(self._gateway_url + target, self._limits(seconds, silence), headers) as exchange:
+        limits = self._limits(seconds)
+        if patience is not None:
+            limits = replace(limits, stall=min(patience, limits.stall))
+        with Exchange(self._gateway_url + target, limits, headers) as exchange:
             with border(what):
                 exchange.start("GET")
                 response = exchange.answer()
