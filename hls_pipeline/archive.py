@@ -20,15 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from hls_pipeline import archive_store, clock, documents, evidence, keys, renderings, replicas
-from hls_pipeline.errors import (
-    Conflict,
-    Corruption,
-    NotFound,
-    PackageRefused,
-    ProofMissing,
-    ServiceError,
-    UserError,
-)
+from hls_pipeline.errors import Conflict, Corruption, NotFound, PackageRefused, ProofMissing, ServiceError, UserError
 from hls_pipeline.evidence import Evidence
 from hls_pipeline.hls.findings import Findings
 from hls_pipeline.hls.metadata import RESERVED, read_metadata

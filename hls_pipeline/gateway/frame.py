@@ -22,7 +22,7 @@ log = logging.getLogger("hls_pipeline.gateway.requests")
 
 _SINGLE = (b"host", b"authorization", b"content-type", b"idempotency-key")
 """Headers of which we take one, and of two a proxy in front may take the other."""
-_METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "OPTIONS"})
+_METHODS = frozenset({*problems.METHODS, "OPTIONS"})
 """Those that something here answers; the parser knows forty, and each would be a series for each route."""
 _CLOSING = {"Connection": "close"}
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")

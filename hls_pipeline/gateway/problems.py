@@ -46,7 +46,7 @@ _HIDDEN = {
     503: "a service behind this one does not answer now; try again in a moment",
 }
 _RETRY_SECONDS = 5
-_METHODS = ("GET", "HEAD", "POST", "DELETE")
+METHODS = ("GET", "HEAD", "POST", "DELETE")
 """All that are routed anywhere."""
 
 
@@ -145,7 +145,7 @@ def _allowed(request: Request) -> list[str]:
     """Of all routes at the address (RFC 9110, section 15.5.6); the framework knows those of the first alone."""
     return [
         method
-        for method in _METHODS
+        for method in METHODS
         if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
     ]
 

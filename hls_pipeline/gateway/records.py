@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from hls_pipeline import keys, tables
 from hls_pipeline.errors import NotFound
 from hls_pipeline.metadata_store import InventoryFile, MetadataStore, rows
-from hls_pipeline.uploads import IN_WORK, State
+from hls_pipeline.uploads import IN_WORK, READY, State
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ApiKey:
         return self.revoked_at is None and (self.expires_at is None or self.expires_at > now)
 
 
-_WERE_PUBLISHED = (State.PUBLISHED, State.CLEARED, State.WITHDRAWN)
+_WERE_PUBLISHED = READY | {State.WITHDRAWN}
 
 
 @dataclass(frozen=True)
