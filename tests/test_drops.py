@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -16,7 +17,7 @@ from hls_pipeline.errors import DropChanged, Outage, PackageRefused
 from hls_pipeline.hls.sources import FolderSource
 from hls_pipeline.metadata_store import PATH
 from hls_pipeline.uploads import State
-from tests.services import INBOX, World, free_ports, package, wait_until
+from tests.services import INBOX, Files, World, free_ports, package, wait_until
 
 FILES = {"master.m3u8": b"#EXTM3U\n", "v/s0.ts": b"0123456789", "empty.vtt": b""}
 
@@ -72,6 +73,21 @@ def test_a_folder_that_has_a_mark_of_its_own_is_not_sent(world: World, tmp_path:
     assert list(world.objects.listing(INBOX)) == []
 
 
+def sent_beside(
+    pipeline: Callable[..., None], operation: str, files: Files, world: World, folder: Path
+) -> submission.Sent:
+    """A package sent to `v` while `pipeline` does something just before each request of this kind."""
+    for path, data in files.items():
+        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).write_bytes(data)
+    events, request = world.objects._client.meta.events, f"provide-client-params.s3.{operation}"
+    events.register(request, pipeline)
+    try:
+        return submission.send(FolderSource(folder), "v", world.objects, INBOX)
+    finally:
+        events.unregister(request, pipeline)
+
+
 def test_a_package_that_is_taken_out_at_once_counts_as_sent_and_is_followed(world: World, tmp_path: Path) -> None:
     """`submit` failed on a busy machine: the mark was gone before it could ask when it was made."""
 
@@ -79,15 +95,7 @@ def test_a_package_that_is_taken_out_at_once_counts_as_sent_and_is_followed(worl
         if params["Key"] == "v/_READY":
             world.walk(world.take_up(), "stage", "write_s3_manifest")
 
-    for path, data in package("at once").items():
-        (tmp_path / path).parent.mkdir(exist_ok=True)
-        (tmp_path / path).write_bytes(data)
-    events = world.objects._client.meta.events
-    events.register("provide-client-params.s3.HeadObject", pipeline)
-    try:
-        sent = submission.send(FolderSource(tmp_path), "v", world.objects, INBOX)
-    finally:
-        events.unregister("provide-client-params.s3.HeadObject", pipeline)
+    sent = sent_beside(pipeline, "HeadObject", package("at once"), world, tmp_path)
     assert world.inbox() == set()
     assert next(submission.follow(sent, world.store)).state is State.STAGED
 
@@ -102,15 +110,7 @@ def test_a_folder_that_started_by_itself_just_before_its_mark_is_followed(world:
             assert upload.drop.ready is None
             world.walk(upload, "stage")
 
-    for path, data in package("quiet").items():
-        (tmp_path / path).parent.mkdir(exist_ok=True)
-        (tmp_path / path).write_bytes(data)
-    events = world.objects._client.meta.events
-    events.register("provide-client-params.s3.PutObject", quiet)
-    try:
-        sent = submission.send(FolderSource(tmp_path), "v", world.objects, INBOX)
-    finally:
-        events.unregister("provide-client-params.s3.PutObject", quiet)
+    sent = sent_beside(quiet, "PutObject", package("quiet"), world, tmp_path)
     (upload,) = world.store.uploads_of("v")
     assert upload.drop.ready is None
     assert upload.drop.ready != sent.ready
